@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "verl_lad.version",
     },
     "cpu": {"torch", "verl", "vllm", "psutil", "verl_lad.cpu"},
+    "bandit": {"torch", "matplotlib", "verl_lad.bandit", "verl_lad.objective", "verl_lad.version"},
     "evaluation": {
         "numpy",
         "matplotlib",
@@ -47,6 +48,7 @@ MAY_IMPORT = {
     "cli": {
         "rich",
         "verl_lad.adapters",
+        "verl_lad.bandit",
         "verl_lad.evaluation",
         "verl_lad.rewards",
         "verl_lad.cli",
@@ -133,6 +135,6 @@ def test_the_readmes_python_runs():
     assert names["log_prob"].grad.isfinite().all()
 
 
-@pytest.mark.parametrize("command", ["make demo", "make test", "verl-lad doctor", "verl-lad report"])
+@pytest.mark.parametrize("command", ["make demo", "make test", "verl-lad doctor", "verl-lad report", "verl-lad bandit"])
 def test_the_readme_names_the_commands(command):
     assert command in README

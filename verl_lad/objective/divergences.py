@@ -6,8 +6,9 @@ The objective of one sample is L = exp(u) f(X). Every divergence supplies
     weight(l, u)  g = dL/dl = rho f'(X): what multiplies grad log pi_theta. It is zero at the target, l = u.
     value(l, u)   L minus a term that does not depend on l, so that it never overflows (the "centred value").
 
-Adding c (X - 1) to f changes the expected objective by a constant only, so any f may be put into canonical form. Each
-sample's own gradient is then zero at the optimum, not only its expectation, which lowers the variance. The forms that
+Adding c (X - 1) to f changes the expected objective by a constant only (at the levels token and sequence:
+docs/theory.md, 3.1 and 9.6), so any f may be put into canonical form. Where the target has mass one, each sample's own
+gradient is then zero at the optimum, not only its expectation, which lowers the variance. The forms that
 the released LAD code is reported to use for kl (X log X) and rkl (-log X) differ from ours in exactly that way.
 """
 

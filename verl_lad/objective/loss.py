@@ -150,7 +150,7 @@ def lad_terms(
 def lad_loss(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig | None = None
 ) -> Tensor:
-    """LAD's loss matrix, E_{y ~ pi_old}[exp(u) f(exp(l - u))] with u = A / eta (arXiv 2602.20132; theory: README).
+    """LAD's loss matrix, E_{y ~ pi_old}[exp(u) f(exp(l - u))] with u = A / eta (arXiv 2602.20132; docs/theory.md).
 
     The values are centred: a term without theta is left out of each, so they never overflow and may be negative.
 

@@ -1,0 +1,39 @@
+"""What `verl-lad bandit` does: the experiment is the package `verl_lad.bandit`'s."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def run(output: Path, eta: float, seeds: int, steps: int, figure: bool) -> int:
+    """Run the experiment, print its table and write bandit.json and bandit.png.
+
+    Args:
+        output: directory to write to; made if missing.
+        eta, seeds, steps: as for BanditConfig.
+        figure: whether to draw bandit.png.
+
+    Returns:
+        Exit status: 0, or 2 if a setting is not allowed, the directory cannot be made, or matplotlib is missing.
+    """
+    if figure and find_spec("matplotlib") is None:
+        print("the figure needs matplotlib: pip install 'verl-lad[report]', or --no-figure", file=sys.stderr)
+        return 2
+
+    from verl_lad.bandit import BanditConfig, draw_figure, format_table, run_bandit, write_json
+
+    try:
+        config = BanditConfig(eta=eta, seeds=seeds, steps=steps)
+        output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"verl-lad bandit: {error}", file=sys.stderr)
+        return 2
+    result = run_bandit(config)
+    print(format_table(result))
+    print()
+    write_json(result, output / "bandit.json")
+    print(f"numbers: {output / 'bandit.json'} ({result.seconds:.0f} s)")
+    if figure:
+        draw_figure(result, output / "bandit.png")
+        print(f"figure: {output / 'bandit.png'}")
+    return 0
