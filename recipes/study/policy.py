@@ -1,0 +1,82 @@
+"""A study's policy: its tokens, and what it does, by enumeration of all right answers."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "cpu_demo"))
+
+from prepare import make_model, make_tokenizer
+from tasks import Task
+
+__all__ = ["Encoded", "encode", "encode_right", "exact_statistics", "make_model", "make_tokenizer"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All prompts of a task with answers of theirs, N rows padded on the right to L tokens.
+
+    ids: (N, L) int64; answer_mask: (N, L) bool, the answer's tokens and the end token; prompt: (N,) int64, the row's
+    prompt; prompts: how many.
+    """
+
+    ids: torch.Tensor
+    answer_mask: torch.Tensor
+    prompt: torch.Tensor
+    prompts: int
+
+
+def encode(answers: dict[str, tuple[str, ...]], tokenizer: PreTrainedTokenizerFast) -> Encoded:
+    """Answers by prompt, as verl's agent loop encodes a chat of one message, and the answer behind it, with its end."""
+    rows, masks, prompt = [], [], []
+    for index, (text, texts) in enumerate(answers.items()):
+        chat = [{"role": "user", "content": text}]
+        head = tokenizer.encode(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+        for answer in texts:
+            tail = [*tokenizer.encode(answer), tokenizer.eos_token_id]
+            rows.append(torch.tensor(head + tail))
+            masks.append(torch.tensor([False] * len(head) + [True] * len(tail)))
+            prompt.append(index)
+    return Encoded(
+        pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+        pad_sequence(masks, batch_first=True),
+        torch.tensor(prompt),
+        len(answers),
+    )
+
+
+def encode_right(task: Task, tokenizer: PreTrainedTokenizerFast) -> Encoded:
+    """All right answers, for `exact_statistics`."""
+    return encode({prompt: answers.right for prompt, answers in task.items()}, tokenizer)
+
+
+@torch.no_grad()
+def exact_statistics(model: Any, encoded: Encoded, rows_at_once: int = 512) -> dict[str, list[float]]:
+    """Per prompt, with no sampling error: what the policy does on its right answers at temperature 1.
+
+    Returns:
+        accuracy: probability of a right answer; entropy: of the right answers among themselves, in nats, whose exp
+        is the effective number of distinct solutions; collision: probability that two right answers are the same.
+    """
+    log_probs = []
+    for rows, mask in zip(encoded.ids.split(rows_at_once), encoded.answer_mask.split(rows_at_once), strict=True):
+        logits = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits[:, :-1]
+        token = torch.gather(logits.float().log_softmax(-1), 2, rows[:, 1:, None]).squeeze(-1)
+        log_probs.append((token * mask[:, 1:]).sum(-1))
+    log_prob = torch.cat(log_probs).double()
+
+    def by_prompt(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(encoded.prompts, dtype=torch.float64).index_add_(0, encoded.prompt, values)
+
+    accuracy = by_prompt(log_prob.exp())
+    share = log_prob - accuracy.log()[encoded.prompt]
+    return {
+        "accuracy": accuracy.tolist(),
+        "entropy": by_prompt(-share.exp() * share).tolist(),
+        "collision": by_prompt((2 * share).exp()).tolist(),
+    }
