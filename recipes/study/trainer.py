@@ -33,7 +33,6 @@ KEPT_METRICS = {
     "grad_norm": "actor/grad_norm",
     "response_length": "response_length/mean",
     "rollout_probs_diff": "training/rollout_probs_diff_mean",
-    "truncated": "response_length/clip_ratio",
 }
 
 
@@ -112,6 +111,6 @@ class StudyTrainer(PPOTrainerSync):
             raise RuntimeError(f"run {self.run.name}: the gradient's norm is not finite at step {global_steps}")
         if global_steps % self.run.measure_every == 0 or global_steps == self.total_training_steps:
             record: dict[str, Any] = {"step": global_steps, "samples": global_steps * len(batch)}
-            record |= {name: round(float(metrics[key]), 6) for name, key in KEPT_METRICS.items()}
+            record |= {name: float(f"{float(metrics[key]):.6g}") for name, key in KEPT_METRICS.items()}
             record["seconds"] = {key: round(value, 3) for key, value in self.timing.items()}
             self._write(record | {"exact": self._exact()})

@@ -1,0 +1,481 @@
+"""The study of recipes/study: its tasks, its exact measures, its plan, and what its analysis makes of results.
+
+The study's modules import each other by plain names (`tasks`, `policy`, `plan`): they are imported here with their
+directories in front of sys.path, and taken out of sys.modules again.
+"""
+
+import ast
+import collections
+import importlib
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+STUDY = RECIPES / "study"
+MODULES = ("tasks", "policy", "bases", "plan", "analyse")
+TASK_NAMES = ("digits", "expression", "path", "long_path")
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The study's modules, as attributes."""
+    plain = (*MODULES, "prepare", "task")
+    before = {name: sys.modules.pop(name) for name in plain if name in sys.modules}
+    path = list(sys.path)
+    sys.path[:0] = [str(STUDY), str(RECIPES / "cpu_demo")]
+    try:
+        loaded = SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    finally:
+        sys.path[:] = path
+        for name in plain:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def tokenizer(study):
+    return study.policy.make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def small_task(study):
+    return {
+        "9=": study.tasks.Answers(("009", "018", "090", "117"), ("000",)),
+        "10=": study.tasks.Answers(("91", "19"), ("1", "99")),
+    }
+
+
+@pytest.fixture(scope="module")
+def model(study, tokenizer):
+    torch.manual_seed(0)
+    model = study.policy.make_model(tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # far from uniform
+    return model.eval()
+
+
+# --- tasks
+
+
+def test_digits_right_answers_are_all_strings_of_three_digits_with_the_sum(study):
+    for prompt, answers in study.tasks.get_task("digits").items():
+        total = int(prompt.removesuffix("="))
+        brute = {f"{n:03d}" for n in range(1000) if n // 100 + n // 10 % 10 + n % 10 == total}
+        assert set(answers.right) == brute
+
+
+def evaluate(node):
+    """A second evaluator, on Python's syntax tree."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    left, right = evaluate(node.left), evaluate(node.right)
+    if isinstance(node.op, ast.Mult):
+        return left * right
+    return left + right if isinstance(node.op, ast.Add) else left - right
+
+
+def test_expression_right_answers_are_all_that_use_each_digit_once_and_hit_the_target(study):
+    for prompt, answers in study.tasks.get_task("expression").items():
+        numbers, target = prompt.removesuffix("=").split(">")
+        brute = set()
+        for a, b, c, d in itertools.product(numbers, repeat=4):
+            if len({a, b, c, d}) < 4:
+                continue
+            for p, q, r in itertools.product("+-*", repeat=3):
+                text = a + p + b + q + c + r + d
+                if evaluate(ast.parse(text, mode="eval").body) == int(target):
+                    brute.add(text)
+        assert set(answers.right) == brute
+
+
+def walks(size, walls, moves, longest):
+    """All simple ways from corner to corner, breadth first, as a level of (cell, visited, text) after another."""
+    level = [((0, 0), ((0, 0),), "")]
+    for _ in range(longest + 1):
+        following = []
+        for cell, visited, text in level:
+            if cell == (size - 1, size - 1):
+                yield text
+                continue
+            for move in moves:
+                row = cell[0] + {"D": 1, "U": -1}.get(move, 0)
+                column = cell[1] + {"R": 1, "L": -1}.get(move, 0)
+                inside = row in range(size) and column in range(size)
+                if inside and (row, column) not in walls and (row, column) not in visited:
+                    following.append(((row, column), (*visited, (row, column)), text + move))
+        level = following
+
+
+@pytest.mark.parametrize(("name", "size", "moves", "longest"), [("path", 4, "UDLR", 10), ("long_path", 7, "DR", 12)])
+def test_grid_right_answers_are_all_simple_ways_round_the_walls(study, name, size, moves, longest):
+    for prompt, answers in study.tasks.get_task(name).items():
+        walls = {(int(cell[0]), int(cell[1])) for cell in prompt.removesuffix(":").split(",")}
+        assert set(answers.right) == set(walks(size, walls, moves, longest))
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_a_tasks_answers_are_distinct_and_wrong_ones_are_not_right(study, name):
+    task = study.tasks.get_task(name)
+    assert len(task) == (4 if name == "long_path" else 8)
+    for answers in task.values():
+        assert len(set(answers.right)) == len(answers.right)
+        assert answers.wrong
+        assert not set(answers.wrong) & set(answers.right)
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_a_tasks_answers_fit_the_responses_length(study, tokenizer, name):
+    longest = max(len(tokenizer.encode(a)) for answers in study.tasks.get_task(name).values() for a in answers.right)
+    assert longest + 1 <= 16  # run_study.sh, data.max_response_length
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_the_score_is_one_for_right_answers_alone(study, name):
+    score = study.tasks.compute_score
+    for prompt, answers in study.tasks.get_task(name).items():
+        assert all(score(name, answer, prompt) == {"score": 1.0, "acc": 1.0} for answer in answers.right)
+        assert all(score(name, answer, prompt) == {"score": 0.0, "acc": 0.0} for answer in answers.wrong)
+        right, eos = answers.right[0], study.tasks.EOS
+        assert score(name, right + eos, prompt)["score"] == 1.0
+        for near in (f" {right}", f"{right} ", f"{right}\n", f"{right} {eos}", right + eos + eos, right[:-1], "", eos):
+            assert score(name, near, prompt)["score"] == 0.0
+
+
+def test_an_unknown_task_is_refused_by_name(study):
+    with pytest.raises(ValueError, match=r"task='sums' is not allowed: digits"):
+        study.tasks.get_task("sums")
+
+
+# --- encoding and exact statistics
+
+
+def test_encode_is_verls_chat_encoding_and_the_answer_with_its_end(study, tokenizer, small_task):
+    from verl.utils.tokenizer import normalize_token_ids
+
+    encoded = study.policy.encode_right(small_task, tokenizer)
+    expected = []
+    for prompt, answers in small_task.items():
+        chat = [{"role": "user", "content": prompt}]
+        head = normalize_token_ids(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True))
+        expected += [(head, [*tokenizer.encode(answer), tokenizer.eos_token_id]) for answer in answers.right]
+    assert len(expected) == len(encoded.ids)
+    for row, mask, (head, tail) in zip(encoded.ids, encoded.answer_mask, expected, strict=True):
+        length = len(head) + len(tail)
+        assert row[:length].tolist() == head + tail
+        assert (row[length:] == tokenizer.pad_token_id).all()
+        assert mask.nonzero().flatten().tolist() == list(range(len(head), length))
+    assert encoded.prompt.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_exact_statistics_equal_the_product_of_one_token_at_a_time(study, tokenizer, small_task, model):
+    found = study.policy.exact_statistics(model, study.policy.encode_right(small_task, tokenizer), rows_at_once=4)
+    for index, (prompt, answers) in enumerate(small_task.items()):
+        chat = [{"role": "user", "content": prompt}]
+        probabilities = []
+        for answer in answers.right:
+            ids = tokenizer.encode(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+            probability = 1.0
+            for token in [*tokenizer.encode(answer), tokenizer.eos_token_id]:
+                with torch.no_grad():
+                    logits = model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+                probability *= float(torch.softmax(logits, 0)[token])
+                ids.append(token)
+            probabilities.append(probability)
+        among = np.array(probabilities) / sum(probabilities)
+        assert found["accuracy"][index] == pytest.approx(sum(probabilities), rel=1e-4)
+        assert found["entropy"][index] == pytest.approx(-(among * np.log(among)).sum(), rel=1e-4)
+        assert found["collision"][index] == pytest.approx((among**2).sum(), rel=1e-4)
+
+
+def test_exact_statistics_agree_with_samples(study, tokenizer):
+    """A model that answers one of three one-token answers, or anything else."""
+    task = {"a": study.tasks.Answers(("1", "2", "3"), ())}
+    torch.manual_seed(1)
+    model = study.policy.make_model(tokenizer)
+    encoded = study.policy.encode_right(task, tokenizer)
+    targets = study.bases.next_token_targets(encoded, torch.tensor([0.5, 0.3, 0.2]), model.config.vocab_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(8):
+        log_prob = model(input_ids=encoded.ids).logits.log_softmax(-1)
+        optimizer.zero_grad()
+        (-(targets * log_prob[:, :-1]).sum()).backward()
+        optimizer.step()
+    exact = study.policy.exact_statistics(model, encoded)
+
+    count = 20_000
+    head = encoded.ids[0, : int(encoded.answer_mask[0].nonzero()[0])]
+    with torch.no_grad():
+        first = model(input_ids=head[None]).logits[0, -1].softmax(-1)
+        tokens, times = torch.multinomial(first, count, replacement=True).unique(return_counts=True)
+        rows = torch.cat([head.expand(len(tokens), -1), tokens[:, None]], 1)
+        second = model(input_ids=rows).logits[:, -1].softmax(-1)
+    ended = torch.distributions.Binomial(times.float(), second[:, tokenizer.eos_token_id]).sample()
+    drawn = {int(token): int(n) for token, n in zip(tokens, ended, strict=True)}
+    right = np.array([drawn.get(tokenizer.encode(answer)[0], 0) for answer in ("1", "2", "3")])
+    p = exact["accuracy"][0]
+    assert 0.05 < p < 0.999
+    assert abs(right.sum() / count - p) < 4 * math.sqrt(p * (1 - p) / count)
+    among = right / right.sum()
+    assert exact["entropy"][0] == pytest.approx(-(among * np.log(among)).sum(), abs=0.05)
+    assert exact["collision"][0] == pytest.approx((among**2).sum(), abs=0.05)
+
+
+def test_next_token_targets_are_counted_shares(study, tokenizer, small_task):
+    encoded = study.policy.encode({prompt: (*a.right, *a.wrong) for prompt, a in small_task.items()}, tokenizer)
+    times = [3, 1, 2, 5, 4, 7, 1, 2, 6]
+    targets = study.bases.next_token_targets(encoded, torch.tensor([float(t) for t in times]), len(tokenizer))
+    rows = [row.tolist() for row in encoded.ids]
+    said = [row for row, t in zip(rows, times, strict=True) for _ in range(t)]
+    for row, mask, target in zip(rows, encoded.answer_mask.tolist(), targets, strict=True):
+        for position in range(1, len(row)):
+            if not mask[position]:
+                assert not target[position - 1].any()
+                continue
+            following = collections.Counter(s[position] for s in said if s[:position] == row[:position])
+            expected = torch.zeros(len(tokenizer))
+            for token, number in following.items():
+                expected[token] = number / following.total()
+            torch.testing.assert_close(target[position - 1], expected)
+
+
+# --- plan
+
+
+def test_the_plans_names_are_unique_and_its_main_comparison_has_three_seeds_of_each(study):
+    runs = study.plan.all_runs()
+    assert len({run.name for run in runs}) == len(runs)
+    main = collections.Counter((run.task, run.method) for run in runs if run.group == "main")
+    assert len(main) == 3 * 7
+    assert set(main.values()) == {3}
+
+
+def test_every_method_of_the_plan_composes_as_verl_does(tmp_path):
+    """Those that differ in more than a number, with the arguments that run_study.sh gives, in a process of its own."""
+    recorder = tmp_path / "python"
+    recorder.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@"'
+    )
+    recorder.chmod(0o755)
+    recipe = subprocess.run(
+        ["bash", str(RECIPES / "run_study.sh")],
+        env={**os.environ, "PYTHON": str(recorder)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert recipe.returncode == 0, recipe.stderr[-2000:]
+    arguments = json.loads(recipe.stdout.splitlines()[-1])
+    common = arguments[len(arguments) - arguments[::-1].index("--") :]
+    script = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import plan, train
+seen, found = set(), {}
+common = sys.argv[2:]
+for run in plan.all_runs():
+    key = (run.env["ALGO"], run.env.get("RATIO"), *sorted(run.env), bool(run.overrides))
+    if key in seen:
+        continue
+    seen.add(key)
+    config = train.configure(run, Path("assets"), common)
+    actor = config.actor_rollout_ref.actor
+    found[run.method] = [run.env, actor.loss_agg_mode, actor.ppo_epochs, config.algorithm.use_kl_in_reward,
+                         config.trainer.total_training_steps]
+print(json.dumps(found))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(STUDY), *common],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 14
+    for method, (env, loss_agg_mode, ppo_epochs, _, steps) in found.items():
+        # what analyse.Curve.response_entropy relies on
+        expected = "seq-mean-token-sum" if env.get("RATIO") == "sequence" else "token-mean"
+        assert loss_agg_mode == expected, method
+        assert ppo_epochs == (int(method[-1]) if "epochs" in method else 1), method
+        assert steps == 60
+    assert found["grpo_kl"][3]
+    assert not found["grpo"][3]
+
+
+# --- analysis
+
+
+def curve(study, accuracy, share, method="grpo", task="digits", seed=0, **run):
+    """Two prompts with the given mean accuracy and share of the base's effective solutions, two steps a measurement."""
+    accuracy, share = np.array(accuracy), np.array(share)
+    steps = 2 * np.arange(1, len(accuracy))
+    records = tuple(
+        {
+            "step": int(step),
+            "score": float(a),
+            "entropy": 0.5,
+            "response_length": 4.0,
+            "rollout_probs_diff": 0.0,
+            "seconds": {"step": float(step), "gen": step / 2, "update_actor": step / 4},
+        }
+        for step, a in zip(steps, accuracy[1:], strict=True)
+    )
+    return study.analyse.Curve(
+        {"name": "made", "env": {}, "method": method, "task": task, "seed": seed, **run},
+        np.array([0.0, *(128 * steps)]),
+        np.stack([accuracy - 0.01, accuracy + 0.01], 1),
+        np.log(share)[:, None] + np.log([20.0, 30.0]),
+        1 / (share[:, None] * np.array([20.0, 30.0])),
+        records,
+        10.0,
+    )
+
+
+def test_a_crossing_is_the_first_and_linear_between_measurements(study):
+    made = curve(study, [0.4, 0.8, 0.7, 1.0], [1.0, 0.6, 0.5, 0.2])
+    crossing = made.crossing(0.6)
+    assert crossing.samples == pytest.approx(128)
+    assert crossing.share == pytest.approx(0.8)
+    assert made.crossing(0.8).share == pytest.approx(0.6)
+    assert made.crossing(0.9).share == pytest.approx(0.5 + (0.2 / 0.3) * (0.2 - 0.5))
+    assert made.crossing(0.4).samples == 0
+    assert made.largest_fall == pytest.approx(0.1)
+
+
+def test_a_level_that_is_never_reached_is_said_with_the_best_accuracy(study):
+    made = [curve(study, [0.4, 0.8, 0.7], [1.0, 0.6, 0.5]), curve(study, [0.4, 0.95, 0.9], [1.0, 0.6, 0.5])]
+    assert made[0].crossing(0.9) is None
+    at_level = study.analyse.at_level
+    assert at_level(made, 0.9, lambda c: c.share, 2) == "0.64; 1 of 2 (best 0.800)"
+    assert at_level(made[:1], 0.9, lambda c: c.share, 2) == "0 of 1 (best 0.800)"
+    assert at_level([], 0.9, lambda c: c.share, 2) == "no run"
+
+
+def test_the_share_is_the_geometric_mean_over_prompts_of_effective_solutions_by_the_bases(study):
+    made = curve(study, [0.4, 0.5], [1.0, 0.25])
+    entropy = made.entropy.copy()
+    entropy[1] = entropy[0] + np.log([0.9, 0.4])
+    uneven = study.analyse.Curve(
+        made.run, made.samples, made.accuracy, entropy, made.collision, made.records, made.seconds
+    )
+    assert uneven.share == pytest.approx([1.0, 0.6])
+    assert made.share == pytest.approx([1.0, 0.25])
+    assert made.collision_share == pytest.approx([1.0, 0.25])
+
+
+def test_pass_at_k_is_exact_per_prompt(study):
+    made = curve(study, [0.4, 0.5], [1.0, 1.0])
+    assert made.pass_at(1) == pytest.approx(made.mean_accuracy)
+    assert made.pass_at(4)[0] == pytest.approx(((1 - 0.61**4) + (1 - 0.59**4)) / 2)
+
+
+def test_the_entropy_is_of_a_response_under_either_aggregation(study):
+    assert curve(study, [0.4, 0.5], [1.0, 1.0]).response_entropy == pytest.approx([2.0])
+    summed = curve(study, [0.4, 0.5], [1.0, 1.0], env={"RATIO": "sequence"})
+    assert summed.response_entropy == pytest.approx([0.5])
+
+
+def test_an_interval_needs_three_values(study):
+    assert study.analyse.interval([0.5, 0.7]) == "0.50, 0.70"
+    assert study.analyse.interval([0.5, 0.6, 0.7]) == f"0.60 ± {4.303 * 0.1 / math.sqrt(3):.2f}"
+    assert study.analyse.difference([1.0, 2.0], [0.5, 0.5], 3) == "+1.00 (2 of 3 pairs)"
+    assert study.analyse.difference([], [], 3) == "(0 of 3 pairs)"
+    text = study.analyse.difference([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], 3)
+    assert text.startswith("+1.50 [+0.50, +2.50]")
+
+
+def made_results(study, missing=()):
+    """A curve for each run of the plan but the missing names."""
+    return {
+        (run.group, run.task, run.method, run.seed): curve(
+            study,
+            0.4 + 0.58 * (1 - 0.9 ** np.arange(31)),
+            0.95 ** np.arange(31),
+            **{**run.record(), "versions": {"verl": "0"}, "machine": "m", "date": "d"},
+        )
+        for run in study.plan.all_runs()
+        if run.name not in missing
+    }
+
+
+def test_missing_runs_are_said(study):
+    plan = study.plan.all_runs()
+    everything = study.analyse.status(made_results(study), [], plan)
+    assert everything.count("| none |") == 9
+    missing = {"main-path-lad-seed1", "hard_long-long_path-lad-seed0"}
+    text = study.analyse.status(made_results(study, missing), ["x"], plan)
+    assert "| main | path | 20 of 21 | seed 1: lad |" in text
+    assert "| hard_long | long_path | 3 of 4 | seed 0: lad |" in text
+    assert "no run of plan.py as it stands: x" in text
+    assert "No finished run yet." in study.analyse.tables({}, [], plan)
+
+
+def test_all_tables_and_figures_come_from_a_whole_study_and_are_small(study, tmp_path):
+    curves = made_results(study)
+    study.analyse.figures(curves, tmp_path)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sorted(sizes) == ["frontier.png", "hard.png", "learning.png", "sweeps.png"]
+    assert max(sizes.values()) < 150_000
+    text = study.analyse.tables(curves, [], study.plan.all_runs())
+    assert "no run" not in text
+    assert "nan" not in text
+    for line_head in ("| anchored-epochs4 |", "| lad_anchored - grpo_kl |", "**hard_long** (long_path):"):
+        assert line_head in text
+    assert "+0.00 [+0.00, +0.00] (9 of 9 pairs)" in text
+
+
+def test_every_run_of_the_sweeps_is_in_a_family_of_the_figure(study):
+    named = {name for names in study.analyse.FAMILIES.values() for name in names}
+    assert named == set(study.plan.SWEEPS) | set(study.plan.MAIN)
+    assert set(study.analyse.COLOURS) == set(study.plan.MAIN)
+
+
+def test_a_result_with_other_settings_than_the_plans_is_left_out_and_named(study, tmp_path):
+    finished = sorted((STUDY / "results").glob("*.jsonl"))
+    name = finished[0].name
+    (tmp_path / name).write_text(finished[0].read_text().replace('"steps": 60', '"steps": 61', 1))
+    curves, others = study.analyse.read_results(tmp_path, study.plan.all_runs())
+    assert not curves
+    assert others == [Path(name).stem]
+
+
+def test_an_unfinished_file_is_refused(study, tmp_path):
+    finished = sorted((STUDY / "results").glob("*.jsonl"))[0].read_text().splitlines()
+    (tmp_path / "cut.jsonl").write_text("\n".join(finished[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"cut\.jsonl is not a finished run's file"):
+        study.analyse.read_results(tmp_path, study.plan.all_runs())
+
+
+def test_the_readmes_markers_are_needed_once_and_what_is_around_them_is_kept(study):
+    insert, begin, end = study.analyse.insert, study.analyse.BEGIN, study.analyse.END
+    assert insert(f"a\n{begin}\nold\n{end}\nb\n", "new") == f"a\n{begin}\nnew\n{end}\nb\n"
+    for wrong in ("", begin, f"{end}{begin}", f"{begin}{begin}{end}"):
+        with pytest.raises(ValueError, match=r"README\.md must have"):
+            insert(wrong, "new")
+
+
+def test_the_committed_tables_are_those_of_the_committed_results(study):
+    """Publication's guard: `python recipes/study/analyse.py` after results have changed."""
+    readme = (STUDY / "README.md").read_text()
+    plan = study.plan.all_runs()
+    curves, others = study.analyse.read_results(STUDY / "results", plan)
+    between = readme.partition(study.analyse.BEGIN)[2].partition(study.analyse.END)[0]
+    assert between == f"\n{study.analyse.tables(curves, others, plan)}\n"
+    assert all((STUDY / "figures" / name).exists() for name in study.analyse.captions(curves))
