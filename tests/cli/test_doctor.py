@@ -159,11 +159,11 @@ def test_package_on_pythonpath_alone_is_not_discovered(tmp_path):
 
 def test_old_verl_is_to_be_upgraded(tmp_path):
     (tmp_path / "verl").mkdir()
-    (tmp_path / "verl/__init__.py").write_text("__version__ = '0.8.0'\n")
+    (tmp_path / "verl/__init__.py").write_text("__version__ = '0.6.1'\n")
     screen = Screen(run_python(tmp_path, *DOCTOR, PYTHONPATH=str(tmp_path)))
     assert_not_ready(screen)
     assert screen.names("broken") == ["verl", "discovery"]
-    assert f"0.8.0 in {tmp_path / 'verl'} is too old" in screen["verl"].detail
+    assert f"0.6.1 in {tmp_path / 'verl'} is too old" in screen["verl"].detail
     assert "VERL_USE_EXTERNAL_MODULES" in screen["discovery"].detail
     assert "--upgrade 'verl>=0.9.0'" in screen["verl"].remedy
 

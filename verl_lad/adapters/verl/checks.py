@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_lad.adapters.verl import NAME
+from verl_lad.adapters.verl import DISCOVERING_VERL, NAME
 from verl_lad.adapters.verl.cluster import require_lad_on_every_node
 from verl_lad.adapters.verl.keys import SECTION, lad_config
 from verl_lad.objective import LADConfig
@@ -76,10 +76,12 @@ def _get(root: DictConfig, key: str, default: Any = None) -> Any:
 
 def _check_trainer(root: DictConfig) -> None:
     bypass = "algorithm.rollout_correction.bypass_mode"
-    if not _get(root, "trainer.use_v1", True) and _get(root, bypass, False):
+    use_v1 = _get(root, "trainer.use_v1", False)  # verl < 0.9.0 has neither the key nor that trainer
+    if not use_v1 and _get(root, bypass, False):
         raise ValueError(
-            f"{bypass}=True is not allowed with trainer.use_v1=False and policy loss {NAME}: that trainer then "
-            f"replaces every policy loss by its own. Allowed: {bypass}=False, or trainer.use_v1=True"
+            f"{bypass}=True is not allowed with trainer.use_v1=False and policy loss {NAME}: that trainer, the only "
+            f"one before verl {DISCOVERING_VERL}, then replaces every policy loss by its own. Allowed: {bypass}=False, "
+            f"or trainer.use_v1=True"
         )
 
 

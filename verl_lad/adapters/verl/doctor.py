@@ -25,7 +25,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import verl_lad
-from verl_lad.adapters.verl import MINIMUM_VERL, NAME
+from verl_lad.adapters.verl import DISCOVERING_VERL, MINIMUM_VERL, NAME
 
 GROUP = "verl.plugins"
 PLUGIN = "verl_lad.adapters.verl.plugin"
@@ -44,7 +44,7 @@ COMPOSE_SECONDS = 300
 RAY_SECONDS = 180
 """For a worker to start and import verl. Starting Ray itself has Ray's own limits."""
 
-UPGRADE = f"pip install --upgrade 'verl>={MINIMUM_VERL}'"
+UPGRADE = f"pip install --upgrade 'verl>={DISCOVERING_VERL}'"
 REINSTALL = f"pip install --force-reinstall --no-deps {DISTRIBUTION} (from a checkout: pip install --no-deps -e .)"
 TRAINER_REQUIREMENTS = "pip install cachetools uvicorn fastapi 'TransferQueue>=0.1.10' pyzmq msgspec"
 
@@ -237,7 +237,8 @@ def _examine_verl() -> tuple[ProcessState | None, list[Finding]]:
         state = look_into_this_process()
     except ModuleNotFoundError as error:
         if error.name == "verl":
-            return None, [Finding("verl", "broken", f"not installed ({error})", f"pip install 'verl>={MINIMUM_VERL}'")]
+            remedy = f"pip install 'verl>={DISCOVERING_VERL}'"
+            return None, [Finding("verl", "broken", f"not installed ({error})", remedy)]
         remedy = f"install what provides the module {error.name!r}, or take it out of VERL_USE_EXTERNAL_MODULES"
         return None, [Finding("verl", "broken", f"`import verl` fails: {_describe(error)}", remedy)]
     except Exception as error:  # verl is not ours: anything may go wrong in there
@@ -277,6 +278,12 @@ def look_into_this_process() -> ProcessState:
     )
 
 
+def _lacks_discovery(version: str) -> bool:
+    from packaging.version import Version
+
+    return Version(version).release < Version(DISCOVERING_VERL).release
+
+
 def _full_name(registered: object) -> str | None:
     if inspect.isfunction(registered) or inspect.isclass(registered):
         return f"{registered.__module__}.{registered.__qualname__}"
@@ -295,10 +302,19 @@ def _examine_discovery(state: ProcessState | None) -> Iterator[Finding]:
         yield Finding(
             "discovery",
             "broken",
-            f"verl {state.verl[0]} does not look for plugins, which came with {MINIMUM_VERL}. "
+            f"verl {state.verl[0]} does not look for plugins, which came with {DISCOVERING_VERL}. "
             f"VERL_USE_EXTERNAL_MODULES={PLUGIN} is no help: the plugin refuses this verl",
             UPGRADE,
         )
+    elif state is not None and _lacks_discovery(state.verl[0]) and by_module:
+        detail = f"by VERL_USE_EXTERNAL_MODULES, which names {PLUGIN}"
+        yield Finding(
+            "discovery", "ok", f"{detail} (verl {state.verl[0]} has no plugins); it must be set on every node"
+        )
+    elif state is not None and _lacks_discovery(state.verl[0]) and not state.plugin_loaded:
+        detail = f"verl {state.verl[0]} does not look for plugins, which came with {DISCOVERING_VERL}"
+        remedy = f"export VERL_USE_EXTERNAL_MODULES={PLUGIN}, or run `verl-lad patch apply`, on every node"
+        yield Finding("discovery", "broken", detail, remedy)
     elif by_module and not (allowed and ours):
         detail = f"by VERL_USE_EXTERNAL_MODULES, which names {PLUGIN}; not by entry point"
         remedy = f"set it on every node; or pip install {DISTRIBUTION} there, and leave both variables unset"

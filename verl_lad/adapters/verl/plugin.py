@@ -1,4 +1,5 @@
 """What verl loads: the entry point `lad` of group verl.plugins, imported inside `import verl` (verl/__init__.py:64).
+Before verl 0.9.0: VERL_USE_EXTERNAL_MODULES=verl_lad.adapters.verl.plugin, or `verl-lad patch apply`.
 
 In the driver and in every Ray worker, wherever this package is installed. verl logs an exception of a plugin at DEBUG
 and goes on, and its user later reads "Unsupported loss mode: lad" in some worker. So this module catches what goes
@@ -30,7 +31,7 @@ def register() -> None:
 
     if Version(verl.__version__).release < Version(MINIMUM_VERL).release:
         raise RuntimeError(
-            f"verl {verl.__version__} is too old: verl-lad needs verl >= {MINIMUM_VERL}, which introduced plugins"
+            f"verl {verl.__version__} is too old: verl-lad needs verl >= {MINIMUM_VERL}, the oldest tested"
         )
     from verl.trainer.ppo import core_algos
 
