@@ -16,6 +16,7 @@ RESULTS_DIR=${RESULTS_DIR:-${HERE}/study/results}
 ASSETS_DIR=${ASSETS_DIR:-outputs/study/bases}
 ONLY=${ONLY:-}                                # names of runs begin so; empty: all
 LIMIT=${LIMIT:-1000}                          # runs in this launch
+STEPS=${STEPS:-}                              # for a trial: steps a run; empty: the plan's
 DRY_RUN=${DRY_RUN:-}                          # not empty: name the runs, compose them, stop
 TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-8}       # prompts a step
 ROLLOUT_N=${ROLLOUT_N:-16}                    # responses a prompt
@@ -77,6 +78,9 @@ ARGUMENTS=(--results "${RESULTS_DIR}" --assets "${ASSETS_DIR}" --limit "${LIMIT}
 if [[ -n ${ONLY} ]]; then
     # shellcheck disable=SC2206  # several, separated by spaces
     ARGUMENTS+=(--only ${ONLY})
+fi
+if [[ -n ${STEPS} ]]; then
+    ARGUMENTS+=(--steps "${STEPS}")
 fi
 if [[ -n ${DRY_RUN} ]]; then
     ARGUMENTS+=(--dry-run)

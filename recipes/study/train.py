@@ -1,6 +1,6 @@
 """The study's entry point: `python -m verl.trainer.main_ppo` for many runs in one launch. See run_study.sh.
 
-python train.py --results DIR --assets DIR [--only PREFIX ...] [--limit N] -- HYDRA_OVERRIDES
+python train.py --results DIR --assets DIR [--only PREFIX ...] [--limit N] [--steps N] [--dry-run] -- HYDRA_OVERRIDES
 """
 
 import argparse
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="base models, made where missing")
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose names begin so")
     parser.add_argument("--limit", type=int, help="at most so many runs")
+    parser.add_argument("--steps", type=int, help="a trial: so many steps a run, whatever the plan says")
     parser.add_argument("--dry-run", action="store_true", help="name and compose the runs, and stop")
     split = sys.argv.index("--")
     arguments = parser.parse_args(sys.argv[1:split])
@@ -89,6 +90,8 @@ def main() -> None:
 
     results, assets = arguments.results.resolve(), arguments.assets.resolve()
     chosen = [run for run in all_runs() if run.name.startswith(tuple(arguments.only))]
+    if arguments.steps is not None:
+        chosen = [replace(run, steps=arguments.steps) for run in chosen]
     missing = [run for run in chosen if not (results / f"{run.name}.jsonl").exists()][: arguments.limit]
     print(f"study: {len(chosen)} runs chosen, {len(missing)} to do now", flush=True)
     if not missing:
