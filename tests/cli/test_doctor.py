@@ -122,6 +122,13 @@ def test_switched_off_discovery_names_the_variable_and_the_remedy(tmp_path, valu
     assert screen["command line"].status == "warning"
 
 
+@pytest.mark.parametrize(("version", "status"), [("1.12.0", "ok"), ("1.13.0", "broken"), ("1.16.0", "broken")])
+def test_a_trl_that_verls_workers_cannot_import_from_is_named(version, status):
+    (finding,) = doctor._examine_trl(version)
+    assert (finding.status, version in finding.detail) == (status, True)
+    assert status == "ok" or "environments of their own" in finding.remedy
+
+
 @pytest.mark.parametrize(
     ("plugins", "modules", "status"),
     [

@@ -98,3 +98,12 @@ def test_hydra():
         ConfigSource.__abstractmethods__
     )
     assert names(SearchPathPlugin.manipulate_search_path) == ["self", "search_path"]
+
+
+def test_fsdp_workers_import_a_value_head_from_trl_where_there_is_one():
+    """What `verl-lad doctor` refuses a newer TRL for."""
+    from verl.models.transformers import monkey_patch
+
+    source = inspect.getsource(monkey_patch.apply_monkey_patch)
+    assert "if is_trl_available():" in source
+    assert "from trl.experimental.ppo import AutoModelForCausalLMWithValueHead" in source

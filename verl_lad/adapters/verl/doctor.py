@@ -46,6 +46,8 @@ RAY_SECONDS = 180
 
 UPGRADE = f"pip install --upgrade 'verl>={DISCOVERING_VERL}'"
 REINSTALL = f"pip install --force-reinstall --no-deps {DISTRIBUTION} (from a checkout: pip install --no-deps -e .)"
+TRL_WITHOUT_VALUE_HEAD = "1.13.0"
+"""The first TRL without AutoModelForCausalLMWithValueHead, which verl's FSDP engine imports if there is a TRL at all."""
 TRAINER_REQUIREMENTS = "pip install cachetools uvicorn fastapi 'TransferQueue>=0.1.10' pyzmq msgspec"
 
 
@@ -220,6 +222,21 @@ def _examine_versions() -> Iterator[Finding]:
         yield Finding("transformers", "warning", detail, "pip install transformers")
     else:
         yield Finding("transformers", "ok", version)
+    version = _version("trl")
+    if version is not None:
+        yield from _examine_trl(version)
+
+
+def _examine_trl(version: str) -> Iterator[Finding]:
+    """verl/models/transformers/monkey_patch.py:354 (0.9.1), in each worker of its FSDP engine."""
+    from packaging.version import Version
+
+    if Version(version) < Version(TRL_WITHOUT_VALUE_HEAD):
+        yield Finding("trl", "ok", version)
+    else:
+        detail = f"{version} has no AutoModelForCausalLMWithValueHead: verl's FSDP workers fail at importing it"
+        remedy = "keep TRL and verl in environments of their own, or pip install 'trl<1.13' (not with verl-lad[trl])"
+        yield Finding("trl", "broken", detail, remedy)
 
 
 def _version(distribution: str) -> str | None:
