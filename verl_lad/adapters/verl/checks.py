@@ -132,7 +132,8 @@ def _warn_of_loss_settings(root: DictConfig, settings: LADConfig, estimator: str
     if matching not in (None, agg_mode):
         _warn_once(
             f"{SECTION}.ratio={settings.ratio!r} is the exact gradient of its objective under "
-            f"{actor}.loss_agg_mode={matching!r}; with {agg_mode!r} responses are weighted by their length"
+            f"{actor}.loss_agg_mode={matching!r}; with {agg_mode!r} the weight of a response, or the size of the whole "
+            "step, depends on the number of tokens"
         )
     if estimator == "gae":
         _warn_once(

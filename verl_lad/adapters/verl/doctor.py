@@ -47,7 +47,7 @@ RAY_SECONDS = 180
 UPGRADE = f"pip install --upgrade 'verl>={DISCOVERING_VERL}'"
 REINSTALL = f"pip install --force-reinstall --no-deps {DISTRIBUTION} (from a checkout: pip install --no-deps -e .)"
 TRL_WITHOUT_VALUE_HEAD = "1.13.0"
-"""The first TRL without AutoModelForCausalLMWithValueHead, which verl's FSDP engine imports if there is a TRL at all."""
+"""The first TRL without AutoModelForCausalLMWithValueHead, which verl's FSDP engine imports from any TRL there is."""
 TRAINER_REQUIREMENTS = "pip install cachetools uvicorn fastapi 'TransferQueue>=0.1.10' pyzmq msgspec"
 
 
