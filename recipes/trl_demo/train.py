@@ -1,0 +1,121 @@
+"""The demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+
+Writes what verl would: validation/<step>.jsonl and metrics.jsonl, a step being one generation and its updates. So
+`verl-lad report` reads both trainers alike.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from verl_lad.adapters.trl import LADTrainer, LADTrainerConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cpu_demo"))
+from prepare import Encoder, exact_statistics
+from task import DATA_SOURCE, SUMS, compute_score, prompt
+
+TRAINERS = {
+    "lad": (LADTrainer, LADTrainerConfig),
+    "lad_anchored": (LADTrainer, LADTrainerConfig),
+    "grpo": (GRPOTrainer, GRPOConfig),
+}
+VERLS_NAMES = {
+    "reward": "critic/score/mean",
+    "entropy": "actor/entropy",
+    "grad_norm": "actor/grad_norm",
+    "lad/ppo_kl": "actor/ppo_kl",
+}
+
+
+@dataclass
+class Demo:
+    """The arguments that are not TRL's."""
+
+    assets: str
+    test_freq: int
+    val_samples: int
+
+
+class Record(TrainerCallback):
+    """Validates before training and every test_freq steps, and keeps the metrics."""
+
+    def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
+        self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)
+        self.directory = Path(config.output_dir)
+        self.updates = config.steps_per_generation * config.num_iterations
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **_: Any) -> None:
+        self.validate(model, step=0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **_: Any) -> None:
+        step, within = divmod(state.global_step, self.updates)
+        if within == 0 and (step % self.demo.test_freq == 0 or state.global_step == state.max_steps):
+            self.validate(model, step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" in logs:
+            data = {VERLS_NAMES.get(name, f"actor/{name}"): value for name, value in logs.items()}
+            with (self.directory / "metrics.jsonl").open("a") as file:
+                print(json.dumps({"step": state.global_step // self.updates, "data": data}), file=file)
+
+    @torch.no_grad()
+    def validate(self, model: PreTrainedModel, step: int) -> None:
+        """Samples of every prompt, as verl dumps them; and the policy's exact statistics, to the console."""
+        model.eval()
+        prompts = self.encoder.prompts.repeat_interleave(self.demo.val_samples, dim=0)
+        made = model.generate(
+            prompts, attention_mask=torch.ones_like(prompts), do_sample=True, max_new_tokens=8, top_k=0
+        )
+        print(f"step {step}, by enumeration: {json.dumps(exact_statistics(model, self.encoder))}", flush=True)
+        model.train()
+        texts = self.tokenizer.batch_decode(made[:, prompts.shape[1] :], skip_special_tokens=True)
+        path = self.directory / "validation" / f"{step}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w") as file:
+            for number, text in enumerate(texts):
+                total = SUMS[number // self.demo.val_samples]
+                line = {"input": prompt(total), "output": text, "gts": str(total), "step": step}
+                print(json.dumps(line | compute_score(DATA_SOURCE, text, str(total))), file=file)
+
+
+def reward(completions: list[list[dict[str, str]]], ground_truth: list[str], **_: Any) -> list[float]:
+    return [
+        compute_score(DATA_SOURCE, completion[0]["content"], truth)["score"]
+        for completion, truth in zip(completions, ground_truth, strict=True)
+    ]
+
+
+def main() -> None:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--algo", choices=TRAINERS, required=True)
+    algo, others = first.parse_known_args()
+    trainer_class, config_class = TRAINERS[algo.algo]
+    demo, config = HfArgumentParser((Demo, config_class)).parse_args_into_dataclasses(others)
+
+    torch.set_num_threads(1)  # the tensors are tiny: two threads wait for each other, badly so on a busy machine
+    torch.set_flush_denormal(True)  # Adam's state of tokens that never occur decays into denormals, which are slow
+    assets = Path(demo.assets)
+    tokenizer = AutoTokenizer.from_pretrained(assets / "model", padding_side="left")
+    rows = pd.read_parquet(assets / "train.parquet").itertuples()
+    data = [{"prompt": list(row.prompt), "ground_truth": row.reward_model["ground_truth"]} for row in rows]
+    trainer_class(
+        str(assets / "model"),
+        reward,
+        config,
+        train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer,
+        callbacks=[Record(demo, config, tokenizer)],
+    ).train()
+
+
+if __name__ == "__main__":
+    main()

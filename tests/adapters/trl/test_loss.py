@@ -1,0 +1,197 @@
+"""LADTrainer._compute_loss on given tensors: what TRL does around the loss stays TRL's.
+
+That the bare loss is the reference's, for every divergence and aggregation: ../test_same_gradient.py.
+"""
+
+import pytest
+import torch
+import trl
+from trl import GRPOConfig, GRPOTrainer
+
+from verl_lad import LADConfig, lad_loss_reference
+from verl_lad.objective import DIAGNOSTICS
+
+from .tiny_trainer import make_trainer
+
+B, T = 4, 6
+RATIOS = {"token": "dapo", "sequence": "luspo", "geometric": "grpo"}
+
+
+@pytest.fixture
+def batch():
+    """Ragged, with a tool's tokens within two responses, and NaN wherever it is masked; float64."""
+    gen = torch.Generator().manual_seed(1)
+
+    def random():
+        return torch.rand(B, T, generator=gen, dtype=torch.float64)
+
+    old = -random() - 0.5
+    completion_mask = (torch.arange(T) < torch.tensor([[6], [4], [3], [5]])).long()
+    tool_mask = torch.ones(B, T, dtype=torch.long)
+    tool_mask[0, 2] = tool_mask[3, 1:3] = 0
+    mask = completion_mask * tool_mask
+    made = {
+        "log_prob": (old + 0.5 * torch.randn(B, T, generator=gen, dtype=torch.float64)).requires_grad_(),
+        "old": old,
+        "entropies": random(),
+        "advantages": torch.tensor([1.2, -0.7, 0.3, -1.1], dtype=torch.float64),
+        "mask": mask,
+        "reference": old + 0.2 * random(),
+        "weights": random() + 0.5,
+        "sampler": old + 0.1 * random(),
+    }
+    masked = {key: made[key].masked_fill(mask == 0, torch.nan) for key in ("old", "reference", "weights", "sampler")}
+    made["inputs"] = {
+        "prompt_ids": torch.ones(B, 2, dtype=torch.long), "prompt_mask": torch.ones(B, 2, dtype=torch.long),
+        "completion_ids": torch.ones(B, T, dtype=torch.long), "completion_mask": completion_mask,
+        "tool_mask": tool_mask, "advantages": made["advantages"], "old_per_token_logps": masked["old"],
+        "ref_per_token_logps": masked["reference"], "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+    made["masked"] = masked
+    return made
+
+
+@pytest.fixture
+def gradient_of(batch, monkeypatch):
+    """gradient_of(trainer): of its loss on the batch, with the log-probabilities of the batch as the model's."""
+
+    def run(trainer) -> torch.Tensor:
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        inputs, outside = batch["inputs"], batch["mask"] == 0
+        if type(trainer) is GRPOTrainer:  # which does not stop NaN
+            inputs = {k: v.nan_to_num(0.0) if v.is_floating_point() else v for k, v in inputs.items()}
+            outside = torch.zeros_like(outside)
+        outputs = *(batch[key].masked_fill(outside, torch.nan) for key in ("log_prob", "entropies")), None
+        before = dict(batch["inputs"])
+        with monkeypatch.context() as patch:
+            patch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda *_, **__: outputs)
+            loss = trainer._compute_loss(trainer.model, inputs)
+        assert all(batch["inputs"][key] is before[key] for key in before), "TRL uses the buffered batch again"
+        (gradient,) = torch.autograd.grad(loss, batch["log_prob"])
+        return gradient
+
+    return run
+
+
+def reference_gradient(batch, ratio="token", weights=1.0, advantages=None):
+    advantages = batch["advantages"] if advantages is None else advantages
+    mask = batch["mask"]
+    matrix = lad_loss_reference(
+        batch["log_prob"], batch["old"], advantages[:, None].expand(B, T), mask, LADConfig(ratio=ratio)
+    )
+    matrix = matrix * weights * mask
+    sums = matrix.sum(-1)
+    total = {"dapo": sums.sum() / mask.sum(), "luspo": sums.mean(), "grpo": (sums / mask.sum(-1)).mean()}[RATIOS[ratio]]
+    (gradient,) = torch.autograd.grad(total, batch["log_prob"])
+    return gradient
+
+
+def equal(gradient, wanted):
+    assert wanted.abs().max() > 1e-4
+    torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_vllms_importance_weights_multiply_the_loss(tmp_path, batch, gradient_of, ratio, level):
+    if (level, ratio) in (("token", "sequence"), ("token", "geometric")):
+        pytest.skip("a weight for each token of a response's own loss has no reference")
+    trainer = make_trainer(tmp_path, lad_ratio=ratio, loss_type=RATIOS[ratio])
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+    weights = batch["weights"] if level == "token" else batch["weights"][:, :1]
+    batch["inputs"]["importance_sampling_ratio"] = batch["masked"]["weights"] if level == "token" else weights
+    equal(gradient_of(trainer), reference_gradient(batch, ratio, weights))
+
+
+def test_top_entropy_quantile_keeps_the_gradient_of_these_tokens_alone(tmp_path, batch, gradient_of):
+    trainer = make_trainer(tmp_path, top_entropy_quantile=0.4)
+    kept = trainer.get_high_entropy_mask(batch["entropies"], batch["mask"], 0.6)
+    assert 0 < kept.sum() < batch["mask"].sum()
+    equal(gradient_of(trainer), reference_gradient(batch, weights=kept))
+
+
+@pytest.mark.parametrize("sampler", ["old", "vllm"])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_off_policy_mask_drops_what_trls_own_drops(tmp_path, batch, gradient_of, ratio, sampler):
+    threshold = 0.0 if sampler == "old" else 0.1
+    trainer = make_trainer(tmp_path, lad_ratio=ratio, loss_type=RATIOS[ratio], off_policy_mask_threshold=threshold)
+    if sampler == "vllm":
+        batch["inputs"]["sampling_per_token_logps"] = batch["masked"]["sampler"]
+    kept = GRPOTrainer.get_off_policy_mask(
+        batch["advantages"][:, None],
+        batch["log_prob"],
+        batch["old" if sampler == "old" else "sampler"],
+        batch["mask"],
+        threshold,
+    )
+    assert 0 < kept[batch["advantages"] < 0].sum() < 2, "one of the two bad responses is off-policy"
+    equal(gradient_of(trainer), reference_gradient(batch, ratio, weights=kept))
+
+
+@pytest.mark.parametrize("bias_corrected", [True, False])
+@pytest.mark.parametrize(("ratio", "loss_type"), [("token", "dapo"), ("token", "dr_grpo"), *list(RATIOS.items())[1:]])
+def test_beta_adds_the_gradient_of_grpos_own_kl_and_no_other(
+    tmp_path, batch, gradient_of, ratio, loss_type, bias_corrected
+):
+    def added(**which):
+        keys = {"loss_type": loss_type, "use_bias_correction_kl": bias_corrected}
+        with_kl, without = (make_trainer(tmp_path, **which, **keys, beta=beta) for beta in (0.3, 0.0))
+        assert with_kl.ref_model is not None
+        return gradient_of(with_kl) - gradient_of(without)
+
+    kl = added(trainer=GRPOTrainer, config=GRPOConfig)
+    equal(added(lad_ratio=ratio), kl)
+
+
+def test_old_log_prob_is_the_policys_own_where_trl_leaves_it_out(tmp_path, batch, gradient_of):
+    del batch["inputs"]["old_per_token_logps"]
+    batch["old"] = batch["log_prob"].detach()
+    equal(gradient_of(make_trainer(tmp_path)), reference_gradient(batch))
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_a_response_that_nothing_scored_moves_nothing(tmp_path, batch, gradient_of, ratio):
+    batch["inputs"]["advantages"] = batch["advantages"].clone()
+    batch["inputs"]["advantages"][1] = torch.nan
+    scored = torch.tensor([[1.0], [0.0], [1.0], [1.0]], dtype=torch.float64)
+    gradient = gradient_of(make_trainer(tmp_path, lad_ratio=ratio, loss_type=RATIOS[ratio]))
+    equal(gradient, reference_gradient(batch, ratio, weights=scored))
+    assert not gradient[1].any()
+
+
+def test_advantages_may_be_given_for_each_token(tmp_path, batch, gradient_of):
+    batch["inputs"]["advantages"] = batch["advantages"][:, None].expand(B, T).clone()
+    equal(gradient_of(make_trainer(tmp_path)), reference_gradient(batch))
+
+
+@pytest.mark.parametrize("distance", [30.0, 1e4, torch.inf])
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_far_policy_gives_finite_gradients(tmp_path, batch, gradient_of, distance, beta):
+    batch["inputs"]["old_per_token_logps"] = batch["masked"]["old"] - torch.tensor(
+        [[distance], [min(distance, 1e4)], [0.0], [0.0]]
+    )
+    batch["inputs"]["ref_per_token_logps"] = batch["reference"]
+    assert gradient_of(make_trainer(tmp_path, beta=beta)).isfinite().all()
+
+
+def test_metrics_are_the_diagnostics_and_nothing_is_called_clipped(tmp_path, batch, gradient_of):
+    trainer = make_trainer(tmp_path, epsilon=1e-3)
+    gradient_of(trainer)
+    metrics = trainer._metrics["train"]
+    assert {name for name in metrics if name.startswith("lad/")} == {f"lad/{name}" for name in DIAGNOSTICS}
+    assert metrics["lad/log_ratio_abs_max"][0] > 0.1
+    assert metrics["clip_ratio/region_mean"] == [0.0]
+
+
+def test_a_trl_that_computes_its_loss_otherwise_is_found_out(tmp_path, batch, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda *_: torch.zeros(()))
+    with pytest.raises(RuntimeError, match=r"past LAD's: use LADTrainer with trl==1\.16\.0"):
+        trainer._compute_loss(trainer.model, batch["inputs"])
+
+
+def test_another_release_of_trl_is_warned_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trl, "__version__", "1.17.0")
+    make_trainer(tmp_path)
+    assert "TRL 1.17.0: this trainer was tried with 1.16.0 alone" in caplog.text
