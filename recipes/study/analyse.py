@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
-from plan import HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, all_runs
+from plan import COST_PAIRS, HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, all_runs
 
 from verl_lad.evaluation import bootstrap_mean, paired_bootstrap_difference
 
@@ -39,6 +39,8 @@ MIN_FOR_INTERVAL = 3
 HARD_TASKS = {f"hard_{name}": change["task"] for name, change in HARD.items()}
 # Student's t, 97.5 % quantile by degrees of freedom: standard tables.
 T_QUANTILE = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+WARM_UP = 3
+"""Steps of a cost run that are not counted: a launch compiles at its first tokens."""
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights", "step")
 
 # Okabe & Ito, "Color Universal Design" (2008), without yellow.
@@ -321,6 +323,31 @@ def pairs_section(curves: Curves) -> str:
     return table(("difference", *columns, "share at the end", "accuracy at the end"), rows)
 
 
+def step_seconds(curve: Curve, phase: str) -> np.ndarray:
+    """Seconds a step, one for each measured stretch of steps."""
+    total = np.array([0.0, *(r["seconds"].get(phase, 0.0) for r in curve.records)])
+    return np.diff(total) / np.diff([0, *(r["step"] for r in curve.records)])
+
+
+def cost_section(curves: Curves) -> str:
+    """Each pair's ratio of median seconds a step, by seed."""
+    rows = []
+    for method, beside in COST_PAIRS:
+        both = [
+            (curves["cost", "digits", method, seed], curves["cost", "digits", beside, seed])
+            for seed in SEEDS
+            if ("cost", "digits", method, seed) in curves and ("cost", "digits", beside, seed) in curves
+        ]
+        cells = []
+        for phase in ("update_actor", "step"):
+            medians = [[float(np.median(step_seconds(c, phase)[WARM_UP:])) for c in pair] for pair in both]
+            ratios = sorted(a / b for a, b in medians)
+            cells.append(f"{np.median([b for _, b in medians]):.2f}" if both else "no run")
+            cells.append(f"{np.median(ratios):.3f} ({', '.join(f'{r:.3f}' for r in ratios)})" if both else "no run")
+        rows.append([f"{method} / {beside}", str(len(both)), *cells])
+    return table(("pair", "pairs of runs", "update_actor, s", "ratio", "step, s", "ratio"), rows)
+
+
 def seconds_section(curves: Curves) -> str:
     """Median seconds a step by phase, and the median of the runs' sums."""
     rows = []
@@ -332,8 +359,7 @@ def seconds_section(curves: Curves) -> str:
         for phase in PHASES:
             each = []
             for curve in found:
-                total = np.array([0.0, *(r["seconds"].get(phase, 0.0) for r in curve.records)])
-                each.extend(np.diff(total) / np.diff([0, *(r["step"] for r in curve.records)]))
+                each.extend(step_seconds(curve, phase))
             cells.append(f"{np.median(each):.2f}")
         sums = [np.median([c.records[-1]["seconds"][phase] for c in found]) for phase in ("update_actor", "step")]
         rows.append([method, str(len(found)), *cells, *(f"{value:.0f}" for value in sums)])
@@ -551,6 +577,10 @@ TIMES = """\
 Medians, by phase, of the main comparison's runs; the last two columns are medians of whole runs. Other work ran on the
 machine: these times do not compare methods well.
 """
+COST = f"""\
+Runs of 20 steps that take turns in one launch on a machine that did nothing else: medians over the steps after the first
+{WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds are the second method's.
+"""
 
 
 def tables(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
@@ -610,6 +640,8 @@ def tables(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
         if any(key[0] == group for key in curves):
             rows = [end_row(method, seeds_of(curves, group, task, method)) for method in HARD_METHODS]
             parts += [f"**{group}** ({task}):\n", table(END_HEAD, rows)]
+    if any(key[0] == "cost" for key in curves):
+        parts += ["### Cost, side by side\n", COST, cost_section(curves)]
     parts += [
         "### Seconds a step\n",
         TIMES,

@@ -87,6 +87,9 @@ HARD: dict[str, dict[str, Any]] = {
 }
 HARD_METHODS = ("grpo", "lad_anchored", "grpo_kl", "lad")
 
+# What LAD costs beside what it replaces: the pairs take turns within one launch on a machine that does nothing else.
+COST_PAIRS = (("lad", "grpo"), ("lad_anchored", "grpo_kl"))
+
 
 def all_runs() -> list[Run]:
     """In the order in which they are worth having."""
@@ -101,4 +104,10 @@ def all_runs() -> list[Run]:
     sweeps = [
         Run("sweep", method, task, 0, env, overrides) for task in TASKS for method, (env, overrides) in SWEEPS.items()
     ]
-    return [*main[0], *hard, *main[1], *main[2], *sweeps]
+    cost = [
+        Run("cost", method, "digits", seed, MAIN[method], steps=20, measure_every=1)
+        for seed in SEEDS
+        for pair in COST_PAIRS
+        for method in pair
+    ]
+    return [*main[0], *hard, *main[1], *main[2], *sweeps, *cost]

@@ -415,10 +415,23 @@ def made_results(study, missing=()):
     }
 
 
+def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up(study):
+    def timed(method, seconds):
+        records = tuple({"step": i + 1, "seconds": {"update_actor": t, "step": 2 * t}} for i, t in enumerate(seconds))
+        return SimpleNamespace(records=records)
+
+    slow_start = [50.0, 51.0, 52.0]
+    curves = {("cost", "digits", "grpo", 0): timed("grpo", [*slow_start, 53.0, 54.0, 55.0])}
+    curves["cost", "digits", "lad", 0] = timed("lad", [*slow_start, 53.5, 54.0, 54.5])
+    text = study.analyse.cost_section(curves)
+    assert "| lad / grpo | 1 | 1.00 | 0.500 (0.500) | 2.00 | 0.500 (0.500) |" in text
+    assert "| lad_anchored / grpo_kl | 0 | no run | no run |" in text
+
+
 def test_missing_runs_are_said(study):
     plan = study.plan.all_runs()
     everything = study.analyse.status(made_results(study), [], plan)
-    assert everything.count("| none |") == 9
+    assert everything.count("| none |") == 10
     missing = {"main-path-lad-seed1", "hard_long-long_path-lad-seed0"}
     text = study.analyse.status(made_results(study, missing), ["x"], plan)
     assert "| main | path | 20 of 21 | seed 1: lad |" in text
