@@ -96,6 +96,14 @@ def test_a_recipe_composes_and_passes_verls_own_validation_and_dataclasses(recip
 
 
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
+def test_no_recipe_runs_code_that_comes_with_a_model_or_a_data_set(recipe, composed):
+    config = flat(OmegaConf.to_container(composed(recipe), resolve=True))
+    asked = {key: value for key, value in config.items() if key.endswith("trust_remote_code")}
+    assert {"data.trust_remote_code", "actor_rollout_ref.model.trust_remote_code"} <= set(asked)
+    assert not any(asked.values()), asked
+
+
+@pytest.mark.parametrize("recipe", GPU_RECIPES)
 def test_algorithms_differ_in_the_algorithms_keys_alone(recipe, composed):
     configs = {
         algo: flat(OmegaConf.to_container(composed(recipe, ALGO=algo, RUN_DIR="run"), resolve=True))

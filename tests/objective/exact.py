@@ -1,0 +1,62 @@
+"""g and the centred value of any l and u in 50 digits, limits included, and the advantages of a group.
+
+test_divergences.py derives the first two from f itself, where f(exp(l - u)) can be formed; test_any_input.py checks
+that the closed forms here are the same numbers, and uses them everywhere.
+"""
+
+import mpmath
+from mpmath import mpf
+
+from .formulas import SATURATES_ABOVE
+
+DIGITS = 50
+
+
+def limited(name: str, alpha: float, l: mpf, u: mpf, max_log_ratio: float, max_log_weight: float) -> tuple[mpf, mpf]:
+    """l and u as the package limits them (LADConfig): beyond max_log_ratio both are shifted, so that l - u stays."""
+
+    def saturate(u: mpf) -> mpf:
+        if name in SATURATES_ABOVE or (name == "alpha" and alpha < 1):
+            return min(u, mpf(max_log_weight))
+        return max(u, mpf(-max_log_weight)) if name == "alpha" else u
+
+    clamped = max(min(l, mpf(max_log_ratio)), mpf(-max_log_ratio))
+    return clamped, saturate(saturate(u) - (l - clamped))
+
+
+def weight_and_value(name: str, alpha: float, l: mpf, u: mpf) -> tuple[mpf, mpf, mpf]:
+    """g, the centred value, and the sum of the magnitudes of the value's terms: the table of the design, as printed."""
+    d, rho, w, a = l - u, mpmath.exp(l), mpmath.exp(u), mpf(alpha)
+    if name == "js":
+        X = mpmath.exp(d)
+        g = rho * -mpmath.log1p(mpmath.expm1(-d) / 2) / 2  # 1/2 rho (log 2 - softplus(-d))
+        return g, g - rho * mpmath.log1p(X) / X / 2, rho * (1 + abs(d))
+    if name == "hellinger":
+        root = mpmath.exp((l + u) / 2)
+        return -rho * mpmath.expm1(-d / 2) / 2, rho / 2 - root, rho + root
+    if name == "tv":
+        return rho * mpmath.sign(d) / 2, -rho / 2 if d <= 0 else rho / 2 - w, rho
+    if name == "kl":
+        return rho * d, rho * (d - 1), rho * (1 + abs(d))
+    if name == "rkl":
+        return -rho * mpmath.expm1(-d), rho - w * l, rho + w * abs(l)
+    if name == "jeffreys":
+        return rho * (d - mpmath.expm1(-d)), rho * d - w * l, rho * abs(d) + w * abs(l)
+    mixed = mpmath.exp(a * l + (1 - a) * u)
+    scale = a * (a - 1)
+    return rho * mpmath.expm1((a - 1) * d) / (a - 1), (mixed - a * rho) / scale, (mixed + abs(a) * rho) / abs(scale)
+
+
+def advantages(scores: list[mpf], eta: float, norm_by_std: bool, centred_partition: bool) -> tuple[list[mpf], mpf]:
+    """A of one group with these scores, s or s - eta K, and the divisor: std + 1e-6, or 1."""
+    single = len(scores) == 1
+    mean = mpf(0) if single else mpmath.fsum(scores) / len(scores)
+    A, divisor = [s - mean for s in scores], mpf(1)
+    if norm_by_std:
+        std = mpf(1) if single else mpmath.sqrt(mpmath.fsum(a * a for a in A) / (len(scores) - 1))
+        divisor = std + mpf(1e-6)
+        A = [a / divisor for a in A]
+    if centred_partition:
+        log_mean = mpmath.log(mpmath.fsum(mpmath.exp(a / mpf(eta)) for a in A) / len(A))
+        A = [a - mpf(eta) * log_mean for a in A]
+    return A, divisor
