@@ -1,5 +1,6 @@
 """Group-relative outcome advantages, vectorised over the batch."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,10 @@ def _group_index(group_ids: Tensor | Sequence[Any], size: int, device: torch.dev
         raise ValueError(f"group_ids must have one entry for each of the {size} scores, got {len(group_ids)}")
     # Objects can be hashed faster than numpy can sort them, and need not be comparable.
     number = {group: i for i, group in enumerate(dict.fromkeys(group_ids))}
-    return torch.tensor([number[group] for group in group_ids], dtype=torch.long, device=device), len(number)
+    index = torch.zeros(size, dtype=torch.long)
+    if size:  # torch.tensor would look at each element's type, which takes longer than all the rest
+        index = torch.frombuffer(array("q", map(number.__getitem__, group_ids)), dtype=torch.long)
+    return index.to(device), len(number)
 
 
 @torch.no_grad()
@@ -77,24 +81,29 @@ def group_advantages(
             )
         s = s - config.eta * reference_log_ratio.double()
 
-    def of_group(x: Tensor, reduce: str) -> Tensor:
-        """(groups,) reduction of (B,) x over each group."""
-        return torch.zeros(groups, dtype=x.dtype, device=x.device).scatter_reduce(
-            0, index, x, reduce, include_self=False
-        )
+    def total(x: Tensor) -> Tensor:
+        """(groups,) sums of (B,) x over each group."""
+        return x.new_zeros(groups).index_add_(0, index, x)
 
-    count = of_group(torch.ones_like(s), "sum")
+    def extreme(x: Tensor, reduce: str) -> Tensor:
+        """(groups,) amax or amin of (B,) x over each group."""
+        return x.new_zeros(groups).scatter_reduce_(0, index, x, reduce, include_self=False)
+
+    def of_each(x: Tensor) -> Tensor:
+        """(B,) values of the groups that the responses belong to."""
+        return x.index_select(0, index)
+
+    count = total(torch.ones_like(s))
     single = count == 1
-    mean = of_group(s, "mean").masked_fill(single, 0.0)
-    constant = (of_group(s, "amax") == of_group(s, "amin")) & ~single
-    A = torch.where(constant[index], torch.zeros_like(s), s - mean[index])
+    mean = (total(s) / count).masked_fill_(single, 0.0)
+    constant = (extreme(s, "amax") == extreme(s, "amin")) & ~single
+    A = (s - of_each(mean)).masked_fill_(of_each(constant), 0.0)
     if norm_by_std and not anchored:
-        variance = of_group(A.square(), "sum") / (count - 1).clamp(min=1)
-        std = variance.sqrt().masked_fill(single, 1.0)
-        A = A / (std[index] + STD_EPSILON)
+        std = (total(A.square()) / (count - 1).clamp_(min=1)).sqrt_().masked_fill_(single, 1.0)
+        A = A / of_each(std + STD_EPSILON)
     if anchored or config.partition == "group":
         u = A / config.eta
-        peak = of_group(u, "amax")
-        log_mean = peak + of_group((u - peak[index]).exp(), "mean").log()
-        A = A - config.eta * log_mean[index]
+        peak = extreme(u, "amax")
+        log_mean = peak + (total((u - of_each(peak)).exp()) / count).log()
+        A = A - config.eta * of_each(log_mean)
     return A.to(dtype)

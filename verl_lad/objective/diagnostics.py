@@ -1,5 +1,8 @@
 """What to watch while LAD trains: the same names under every framework."""
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -31,25 +34,39 @@ def lad_diagnostics(terms: LADTerms, config: LADConfig) -> Tensor:
         (len(DIAGNOSTICS),) in that order, in the type of the loss. Finite for an empty mask: 0 where there is nothing
         to average.
     """
-    mask, tokens = terms.mask, terms.response_mask
-    zero = torch.zeros((), dtype=terms.value.dtype, device=terms.value.device)
+    return finish([partial_diagnostics(terms, config)])
 
-    def mean(x: Tensor, where: Tensor) -> Tensor:
-        return torch.where(where, x, zero).sum() / where.sum().clamp(min=1)
 
-    good, bad = mask & (terms.target > 0), mask & (terms.target < 0)
-    mass = torch.where(mask, terms.target.clamp(max=config.max_log_weight).exp(), zero)
-    length = mask.sum(-1)
-    magnitude = torch.where(mask, terms.level_log_ratio.abs(), zero)
-    return torch.stack(
-        [
-            mean(-terms.log_ratio, tokens),
-            mean(terms.value, mask),
-            magnitude.max() if magnitude.numel() else zero,
-            mean(terms.weight, good),
-            mean(terms.weight, bad),
-            mean((terms.weight > 0).to(zero.dtype), good),
-            mean(mass.sum(-1) / length.clamp(min=1), length > 0),
-            mean(terms.saturated.to(zero.dtype), mask),
-        ]
-    )
+def partial_diagnostics(terms: LADTerms, config: LADConfig) -> tuple[Tensor, Tensor]:
+    """What `finish` makes the diagnostics from: (14,) sums and then counts, and the largest |l|.
+
+    Signs and products instead of comparisons and `where`, which take five times as long on a CPU: every number in
+    `terms` is 0 where masked.
+    """
+    weight, sign = terms.weight, terms.target.sign()
+    good = sign.clamp(min=0)
+    bad = good - sign
+    goods, tokens, responses = good.sum(), terms.length.sum(), terms.length.clamp(max=1).sum()
+    at_token_level = terms.level_log_ratio is terms.log_ratio
+    size = tokens if at_token_level else responses
+    mass = (terms.target.clamp(max=config.max_log_weight).exp_() * terms.counts).sum(-1)
+    sums = [
+        -terms.log_ratio.sum(),
+        terms.value.sum(),
+        (good * weight).sum(),
+        (bad * weight).sum(),
+        (good * weight.sign().clamp_(min=0)).sum(),
+        (mass / terms.length.clamp(min=1)).sum() if at_token_level else mass.sum(),
+        terms.excess.count_nonzero().to(weight.dtype),
+    ]
+    counts = [tokens, size, goods, bad.sum(), goods, responses, size]
+    magnitude = terms.level_log_ratio.abs()
+    return torch.stack(sums + counts), magnitude.amax() if magnitude.numel() else goods
+
+
+def finish(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """(len(DIAGNOSTICS),) diagnostics from the `partial_diagnostics` of each block of responses."""
+    sums, largest = zip(*parts, strict=True)
+    total, count = reduce(torch.add, sums).chunk(2)
+    means = total / count.clamp_(min=1)
+    return torch.cat([means[:2], reduce(torch.maximum, largest).view(1), means[2:]])

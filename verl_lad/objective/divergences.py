@@ -3,8 +3,10 @@
 Notation, all per element: l = log pi_theta - log pi_old, rho = exp(l), u = A / eta, d = l - u, X = exp(d).
 The objective of one sample is L = exp(u) f(X). Every divergence supplies
 
-    weight(l, u)  g = dL/dl = rho f'(X): what multiplies grad log pi_theta. It is zero at the target, l = u.
-    value(l, u)   L minus a term that does not depend on l, so that it never overflows (the "centred value").
+    weight  g = dL/dl = rho f'(X): what multiplies grad log pi_theta. It is zero at the target, l = u.
+    value   L minus a term that does not depend on l, so that it never overflows (the "centred value").
+
+Both in one function, since they share most of their work.
 
 Adding c (X - 1) to f changes the expected objective by a constant only (at the levels token and sequence:
 docs/theory.md, 3.1 and 9.6), so any f may be put into canonical form. Where the target has mass one, each sample's own
@@ -17,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 LogSpaceFunction = Callable[[Tensor, Tensor], Tensor]
+WeightAndValue = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Divergence:
 
     Attributes:
         name: canonical name.
-        weight: (l, u) -> g = dL/dl, elementwise, any shape.
-        value: (l, u) -> centred value, elementwise; its derivative in l is `weight`.
+        weight_and_value: (l, u) -> g = dL/dl and the centred value, of which g is the derivative in l; elementwise, any
+            shape.
         f: X -> f(X), canonical, for the reference loss. None for a divergence that a user registered in log space.
         strictly_convex: whether pi_old exp(u) / Z is the only minimiser for every Z. False for tv, which is strictly
             convex nowhere: there, centre the partition (`partition="group"`).
@@ -38,12 +40,19 @@ class Divergence:
     """
 
     name: str
-    weight: LogSpaceFunction
-    value: LogSpaceFunction
+    weight_and_value: WeightAndValue
     f: Callable[[Tensor], Tensor] | None
     strictly_convex: bool = True
     saturates_above: bool = False
     saturates_below: bool = False
+
+    def weight(self, l: Tensor, u: Tensor) -> Tensor:
+        """g = dL/dl alone."""
+        return self.weight_and_value(l, u)[0]
+
+    def value(self, l: Tensor, u: Tensor) -> Tensor:
+        """The centred value alone."""
+        return self.weight_and_value(l, u)[1]
 
     def saturate(self, u: Tensor, max_log_weight: float) -> Tensor:
         """Limits u where exp(u) or exp(-u) itself would be formed; elsewhere returns u as it is."""
@@ -55,87 +64,70 @@ class Divergence:
         )
 
 
+LOST = 69.0
+"""exp(-69) = 1e-30 is lost beside 1 in every type, while exp(69) still fits float32."""
+
+
 def _log_mean_ratio(d: Tensor) -> Tensor:
-    """log 2 - softplus(-d) = log(2 X / (X + 1)), without cancellation near d = 0."""
-    return d.clamp(max=0) - torch.log1p(torch.expm1(-d.abs()) / 2)
+    """log 2 - softplus(-d) = log(2 X / (X + 1)) = log(1 + tanh(d / 2)), without cancellation on either side."""
+    return torch.log1p(d.abs().div_(2).tanh_()).add_(d.clamp(max=0))
 
 
 def _softplus_over_exp(d: Tensor) -> Tensor:
-    """softplus(d) / exp(d) for any d: tends to 1 - exp(d) / 2 on the left and to d exp(-d) on the right."""
-    small = torch.exp(d.clamp(max=0))
-    left = torch.where(small < 1e-8, 1 - small / 2, torch.log1p(small) / small.clamp(min=1e-30))
-    return torch.where(d > 0, softplus(d) * torch.exp(-d.clamp(min=0)), left)
+    """softplus(d) / exp(d) = log(1 + X) / X for any d: tends to 1 on the left and to d exp(-d) on the right."""
+    X = d.clamp(-LOST, LOST).exp_()
+    return torch.log1p(X).div_(X)
 
 
-def _js_weight(l: Tensor, u: Tensor) -> Tensor:
-    return 0.5 * l.exp() * _log_mean_ratio(l - u)
-
-
-def _js_value(l: Tensor, u: Tensor) -> Tensor:
+def _js(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     d = l - u
-    return 0.5 * l.exp() * (_log_mean_ratio(d) - _softplus_over_exp(d))
+    half_rho, log_mean_ratio = l.exp().div_(2), _log_mean_ratio(d)
+    return half_rho * log_mean_ratio, half_rho * (log_mean_ratio - _softplus_over_exp(d))
 
 
 def _js_f(X: Tensor) -> Tensor:
     return 0.5 * (X * X.log() - (X + 1) * ((X + 1) / 2).log())
 
 
-def _hellinger_weight(l: Tensor, u: Tensor) -> Tensor:
-    return -0.5 * l.exp() * torch.expm1(-(l - u) / 2)
-
-
-def _hellinger_value(l: Tensor, u: Tensor) -> Tensor:
-    return 0.5 * l.exp() - ((l + u) / 2).exp()
+def _hellinger(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    half_rho = l.exp() / 2
+    return half_rho * -torch.expm1((u - l) / 2), half_rho - ((l + u) / 2).exp()
 
 
 def _hellinger_f(X: Tensor) -> Tensor:
     return 0.5 * (X.sqrt() - 1) ** 2
 
 
-def _tv_weight(l: Tensor, u: Tensor) -> Tensor:
-    return 0.5 * l.exp() * torch.sign(l - u)
-
-
-def _tv_value(l: Tensor, u: Tensor) -> Tensor:
-    d = l - u
-    return l.exp() * torch.where(d <= 0, -0.5, 0.5 - torch.exp(-d.clamp(min=0)))
+def _tv(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    d, rho = l - u, l.exp()
+    return 0.5 * rho * torch.sign(d), rho * torch.where(d <= 0, -0.5, 0.5 - torch.exp(-d.clamp(min=0)))
 
 
 def _tv_f(X: Tensor) -> Tensor:
     return 0.5 * (X - 1).abs()
 
 
-def _kl_weight(l: Tensor, u: Tensor) -> Tensor:
-    return l.exp() * (l - u)
-
-
-def _kl_value(l: Tensor, u: Tensor) -> Tensor:
-    return l.exp() * (l - u - 1)
+def _kl(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    d, rho = l - u, l.exp()
+    return rho * d, rho * (d - 1)
 
 
 def _kl_f(X: Tensor) -> Tensor:
     return X * X.log() - X + 1
 
 
-def _rkl_weight(l: Tensor, u: Tensor) -> Tensor:
-    return -l.exp() * torch.expm1(u - l)
-
-
-def _rkl_value(l: Tensor, u: Tensor) -> Tensor:
-    return l.exp() - u.exp() * l
+def _rkl(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    rho = l.exp()
+    return -rho * torch.expm1(u - l), rho - u.exp() * l
 
 
 def _rkl_f(X: Tensor) -> Tensor:
     return -X.log() + X - 1
 
 
-def _jeffreys_weight(l: Tensor, u: Tensor) -> Tensor:
-    d = l - u
-    return l.exp() * (d - torch.expm1(-d))
-
-
-def _jeffreys_value(l: Tensor, u: Tensor) -> Tensor:
-    return l.exp() * (l - u) - u.exp() * l
+def _jeffreys(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    d, rho = l - u, l.exp()
+    return rho * (d - torch.expm1(-d)), rho * d - u.exp() * l
 
 
 def _jeffreys_f(X: Tensor) -> Tensor:
@@ -143,16 +135,15 @@ def _jeffreys_f(X: Tensor) -> Tensor:
 
 
 def _alpha(a: float) -> Divergence:
-    def weight(l: Tensor, u: Tensor) -> Tensor:
-        return l.exp() * torch.expm1((a - 1) * (l - u)) / (a - 1)
-
-    def value(l: Tensor, u: Tensor) -> Tensor:
-        return ((a * l + (1 - a) * u).exp() - a * l.exp()) / (a * (a - 1))
+    def weight_and_value(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        rho = l.exp()
+        weight = rho * torch.expm1((a - 1) * (l - u)) / (a - 1)
+        return weight, ((a * l + (1 - a) * u).exp() - a * rho) / (a * (a - 1))
 
     def f(X: Tensor) -> Tensor:
         return (X**a - a * X - (1 - a)) / (a * (a - 1))
 
-    return Divergence("alpha", weight, value, f, saturates_above=a < 1, saturates_below=a > 1)
+    return Divergence("alpha", weight_and_value, f, saturates_above=a < 1, saturates_below=a > 1)
 
 
 ALPHA_RANGE = (-1.0, 2.0)
@@ -162,12 +153,12 @@ ALPHA_DISTANCE = 1e-3
 """Least distance of alpha from 0 and 1, where the value, which carries 1 / (alpha (alpha - 1)), loses its digits."""
 
 _BUILT_IN = {
-    "js": Divergence("js", _js_weight, _js_value, _js_f),
-    "hellinger": Divergence("hellinger", _hellinger_weight, _hellinger_value, _hellinger_f, saturates_above=True),
-    "tv": Divergence("tv", _tv_weight, _tv_value, _tv_f, strictly_convex=False),
-    "kl": Divergence("kl", _kl_weight, _kl_value, _kl_f),
-    "rkl": Divergence("rkl", _rkl_weight, _rkl_value, _rkl_f, saturates_above=True),
-    "jeffreys": Divergence("jeffreys", _jeffreys_weight, _jeffreys_value, _jeffreys_f, saturates_above=True),
+    "js": Divergence("js", _js, _js_f),
+    "hellinger": Divergence("hellinger", _hellinger, _hellinger_f, saturates_above=True),
+    "tv": Divergence("tv", _tv, _tv_f, strictly_convex=False),
+    "kl": Divergence("kl", _kl, _kl_f),
+    "rkl": Divergence("rkl", _rkl, _rkl_f, saturates_above=True),
+    "jeffreys": Divergence("jeffreys", _jeffreys, _jeffreys_f, saturates_above=True),
 }
 _ALIASES = {"hd": "hellinger", "jf": "jeffreys", "jeffrey": "jeffreys", "reverse_kl": "rkl"}
 _REGISTERED: dict[str, Divergence] = {}
@@ -255,8 +246,8 @@ def register_divergence(
     if strictly_convex and not bool((step > 0).all()):
         raise ValueError(f"divergence {name!r}: f' is constant somewhere; register it with strictly_convex=False")
 
-    def weight(l: Tensor, u: Tensor) -> Tensor:
-        return l.exp() * f_prime(l - u)
+    def weight_and_value(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        return l.exp() * f_prime(l - u), value(l, u)
 
     l, u = torch.meshgrid(
         torch.linspace(-3, 3, 13, dtype=torch.float64),
@@ -266,7 +257,7 @@ def register_divergence(
     l = l.clone().requires_grad_()
     with torch.enable_grad():
         (slope_of_value,) = torch.autograd.grad((value(l, u) + 0 * l).sum(), l)
-    expected = weight(l.detach(), u)
+    expected, _ = weight_and_value(l.detach(), u)
     if not torch.allclose(slope_of_value, expected, rtol=1e-6, atol=1e-9):
         worst = float((slope_of_value - expected).abs().max())
         raise ValueError(
@@ -274,6 +265,6 @@ def register_divergence(
             "value must be exp(u) f(exp(l - u)) up to a term without l"
         )
     _REGISTERED[key] = Divergence(
-        key, weight, value, None, strictly_convex=strictly_convex, saturates_above=True, saturates_below=True
+        key, weight_and_value, None, strictly_convex=strictly_convex, saturates_above=True, saturates_below=True
     )
     return _REGISTERED[key]

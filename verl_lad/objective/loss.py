@@ -1,6 +1,7 @@
-"""The fast loss: closed-form gradient, one autograd function, one saved tensor."""
+"""The fast loss: closed-form gradient, one autograd function, one saved tensor, blocks that stay in a cache."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from verl_lad.objective.divergences import get_divergence
 
 MAX_BEYOND = 1e6
 """How far beyond max_log_ratio a log-ratio may count: finite, so that a log-prob of -inf gives a finite g."""
+CPU_BLOCK = 2**15
+"""Tokens evaluated at a time on a CPU: the dozen intermediate results of a block, 1.5 MB, stay in a core's cache."""
+ACCELERATOR_BLOCK = 2**22
+"""The same elsewhere: enough to fill any device, so it only bounds the memory of the intermediate results."""
 
 
 @dataclass(frozen=True)
@@ -19,45 +24,68 @@ class LADTerms:
 
     Attributes:
         loss: (B, T) loss matrix, 0 where masked; aggregate it under the loss_agg_mode that belongs to the ratio.
+        token_weight: (B, T) d loss / d log_prob, elementwise; 0 where masked.
         log_ratio: (B, T) l_t = log pi_theta - log pi_old per token, not clamped, 0 where masked.
         level_log_ratio: l at the configured level before clamping: (B, T) for token, (B, 1) otherwise.
         target: u = A / eta at the same level, not saturated; 0 where masked.
         weight: g = dL/dl at the same level; 0 where masked.
         value: centred value at the same level; 0 where masked.
-        mask: bool, at the same level: tokens that count, or responses with at least one token.
+        counts: 1 for tokens that count, or responses with at least one token, at the same level; otherwise 0.
         response_mask: (B, T) bool.
-        saturated: bool, at the same level: u was limited by max_log_weight, or l by max_log_ratio.
+        length: (B,) number of tokens of each response, in the type of the loss.
+        excess: at the same level: not 0 where max_log_ratio limited l or max_log_weight limited u.
     """
 
     loss: Tensor
+    token_weight: Tensor
     log_ratio: Tensor
     level_log_ratio: Tensor
     target: Tensor
     weight: Tensor
     value: Tensor
-    mask: Tensor
+    counts: Tensor
     response_mask: Tensor
-    saturated: Tensor
+    length: Tensor
+    excess: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """Bool, at the ratio's level: tokens that count, or responses with at least one token."""
+        return self.counts != 0
+
+    @property
+    def saturated(self) -> Tensor:
+        """Bool, at the ratio's level: u was limited by max_log_weight, or l by max_log_ratio."""
+        return self.excess != 0
 
 
-class _GivenGradient(torch.autograd.Function):
-    """Forward: `loss` as it is. Backward: `log_prob` receives the incoming gradient times `weight`, elementwise."""
+class GivenGradient(torch.autograd.Function):
+    """Forward: `loss` as it is, (B, T) or summed to (B,). Backward: the incoming gradient times `weight`."""
 
     @staticmethod
     def forward(ctx: Any, log_prob: Tensor, loss: Tensor, weight: Tensor) -> Tensor:
+        """Keeps `weight`, (B, T) d loss / d log_prob, alone."""
         ctx.save_for_backward(weight)
         ctx.log_prob_dtype = log_prob.dtype
         return loss.view_as(loss)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of log_prob in its own type."""
         if torch.is_grad_enabled():  # create_graph=True; torch's once_differentiable misses a constant grad_output
             raise RuntimeError(
                 "lad_loss has a closed-form first derivative only: backward with create_graph=True is not supported; "
                 "use lad_loss_reference for second derivatives"
             )
         (weight,) = ctx.saved_tensors
-        return (grad_output * weight).to(ctx.log_prob_dtype), None, None
+        if grad_output.dim() == 1:
+            grad_output = grad_output.unsqueeze(-1)
+        if weight.dtype == ctx.log_prob_dtype:
+            return grad_output * weight, None, None
+        grad = torch.empty_like(weight, dtype=ctx.log_prob_dtype)
+        for g, w, out in row_blocks(weight, grad_output.expand_as(weight), grad):  # no second matrix in the wider type
+            out.copy_(g * w)
+        return grad, None, None
 
 
 def check_shapes(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor) -> None:
@@ -76,10 +104,48 @@ def check_shapes(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, res
         raise ValueError(f"log_prob must be floating point, got {log_prob.dtype}")
 
 
-@torch.no_grad()
+def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of each tensor, block by block, at least one; the first is a (B, T) matrix.
+
+    Under torch.compile, which fuses the operations instead, there is one block.
+    """
+    rows, length = tensors[0].shape
+    elements = CPU_BLOCK if tensors[0].device.type == "cpu" else ACCELERATOR_BLOCK
+    step = max(1, elements // max(1, length))
+    if rows <= step or torch.compiler.is_compiling():
+        return iter([tensors])
+    return zip(*(tensor.split(step) for tensor in tensors), strict=True)
+
+
+class RowBuffer:
+    """A (B, T) matrix that is written block by block; a single block is the matrix itself, and costs no copy."""
+
+    matrix: Tensor
+
+    def __init__(self, like: Tensor):
+        self._shape = like.shape
+        self._start = 0
+
+    def append(self, block: Tensor) -> None:
+        """Sets the next rows."""
+        if block.shape == self._shape:
+            self.matrix = block
+            return
+        if self._start == 0:
+            self.matrix = block.new_empty(self._shape)
+        end = self._start + block.shape[0]
+        self.matrix[self._start : end] = block
+        self._start = end
+
+
+def loss_dtype(log_prob: Tensor, old_log_prob: Tensor) -> torch.dtype:
+    """What the loss is computed in: float32, or float64 if either has it."""
+    return torch.float64 if torch.float64 in (log_prob.dtype, old_log_prob.dtype) else torch.float32
+
+
 def level_inputs(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Masked log-ratios and targets at the level of config.ratio.
 
     Args:
@@ -89,62 +155,77 @@ def level_inputs(
         config: eta and ratio are used.
 
     Returns:
-        l_t (B, T), l, u and their mask, the last three (B, T) for ratio="token" and (B, 1) otherwise; in float32, or
-        float64 if log_prob or old_log_prob has it. Exactly 0 where masked, whatever stood there.
+        l_t (B, T), the lengths (B,), and l, u and what counts, 1 or 0, the last three (B, T) for ratio="token" and
+        (B, 1) otherwise; all in float32, or float64 if log_prob or old_log_prob has it. Exactly 0 where masked,
+        whatever stood there.
     """
-    dtype = torch.promote_types(torch.promote_types(log_prob.dtype, old_log_prob.dtype), torch.float32)
+    dtype = loss_dtype(log_prob, old_log_prob)
     zero = torch.zeros((), dtype=dtype, device=log_prob.device)
-    token_log_ratio = torch.where(response_mask, log_prob.to(dtype) - old_log_prob.to(dtype), zero)
+    token_log_ratio = log_prob.to(dtype) - old_log_prob.to(dtype)
+    torch.where(response_mask, token_log_ratio, zero, out=token_log_ratio)
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(-1)
-    target = torch.where(response_mask, advantages.to(dtype) / config.eta, zero)
+    target = (advantages.to(dtype) / config.eta).expand_as(token_log_ratio)
+    target = torch.where(response_mask, target, zero, out=target if target.is_contiguous() else None)
+    counts = response_mask.to(dtype)
+    length = counts.sum(-1)
     if config.ratio == "token":
-        return token_log_ratio, token_log_ratio, target, response_mask
-    length = response_mask.sum(-1, keepdim=True)
+        return token_log_ratio, length, token_log_ratio, target, counts
+    tokens = length.unsqueeze(-1).clamp(min=1)
     log_ratio = token_log_ratio.sum(-1, keepdim=True)
     if config.ratio == "geometric":
-        log_ratio = log_ratio / length.clamp(min=1)
-    return token_log_ratio, log_ratio, target.sum(-1, keepdim=True) / length.clamp(min=1), length > 0
+        log_ratio = log_ratio / tokens
+    return token_log_ratio, length, log_ratio, target.sum(-1, keepdim=True) / tokens, length.unsqueeze(-1).clamp(max=1)
 
 
-def lad_terms(
-    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig | None = None
+def evaluate(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig
 ) -> LADTerms:
-    """As `lad_loss`, which see, and returns the parts as well, for diagnostics without a second evaluation."""
-    config = config or LADConfig()
-    check_shapes(log_prob, old_log_prob, advantages, response_mask)
+    """As `lad_terms`, of arguments that fit, and with a loss without gradient; to be called under no_grad."""
     response_mask = response_mask.bool()
     divergence = get_divergence(config.divergence, config.alpha)
-    with torch.no_grad():
-        token_log_ratio, log_ratio, target, mask = level_inputs(
-            log_prob, old_log_prob, advantages, response_mask, config
-        )
-        clamped = log_ratio.clamp(-config.max_log_ratio, config.max_log_ratio)
-        limited = divergence.saturate(target, config.max_log_weight)
-        # What the clamp takes off l goes off u as well: rho is limited, while d = l - u, which says on which side of
-        # the target we are, stays. The bound keeps l = -inf finite.
-        beyond = (log_ratio - clamped).clamp(-MAX_BEYOND, MAX_BEYOND)
-        shifted = divergence.saturate(limited - beyond, config.max_log_weight)
-        zero = torch.zeros((), dtype=clamped.dtype, device=clamped.device)
-        value = torch.where(mask, divergence.value(clamped, shifted), zero)
-        weight = torch.where(mask, divergence.weight(clamped, shifted), zero)
-        per_token = value
-        if config.ratio == "sequence":
-            per_token = value / response_mask.sum(-1, keepdim=True).clamp(min=1)
-        if config.ratio != "token":
-            per_token = torch.where(response_mask, per_token, zero)
-        token_weight = weight if config.ratio == "token" else torch.where(response_mask, weight, zero)
+    token_log_ratio, length, log_ratio, target, counts = level_inputs(
+        log_prob, old_log_prob, advantages, response_mask, config
+    )
+    clamped = log_ratio.clamp(-config.max_log_ratio, config.max_log_ratio)
+    limited = divergence.saturate(target, config.max_log_weight)
+    # What the clamp takes off l goes off u as well: rho is limited, while d = l - u, which says on which side of
+    # the target we are, stays. The bound keeps l = -inf finite.
+    beyond = (log_ratio - clamped).clamp_(-MAX_BEYOND, MAX_BEYOND)
+    shifted = divergence.saturate(limited - beyond, config.max_log_weight)
+    weight, value = divergence.weight_and_value(clamped, shifted)
+    torch.mul(weight, counts, out=clamped)
+    torch.mul(value, counts, out=shifted)
+    weight,value=clamped,shifted
+    per_token, token_weight = value, weight
+    if config.ratio == "sequence":
+        per_token = value / length.clamp(min=1).unsqueeze(-1)
+    if config.ratio != "token":
+        per_token, token_weight = per_token * response_mask, weight * response_mask
     return LADTerms(
-        loss=_GivenGradient.apply(log_prob, per_token, token_weight),
+        loss=per_token,
+        token_weight=token_weight,
         log_ratio=token_log_ratio,
         level_log_ratio=log_ratio,
         target=target,
         weight=weight,
         value=value,
-        mask=mask,
+        counts=counts,
         response_mask=response_mask,
-        saturated=(clamped != log_ratio) | (limited != target),
+        length=length,
+        excess=beyond if limited is target else beyond.abs() + (target - limited).abs(),
     )
+
+
+def lad_terms(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig | None = None
+) -> LADTerms:
+    """As `lad_loss`, which see, and returns all that it is made of. `lad_responses` needs less time and memory."""
+    config = config or LADConfig()
+    check_shapes(log_prob, old_log_prob, advantages, response_mask)
+    with torch.no_grad():
+        terms = evaluate(log_prob, old_log_prob, advantages, response_mask, config)
+    return replace(terms, loss=GivenGradient.apply(log_prob, terms.loss, terms.token_weight))
 
 
 def lad_loss(
@@ -169,4 +250,12 @@ def lad_loss(
     Raises:
         ValueError: on shapes that do not fit.
     """
-    return lad_terms(log_prob, old_log_prob, advantages, response_mask, config).loss
+    config = config or LADConfig()
+    check_shapes(log_prob, old_log_prob, advantages, response_mask)
+    loss, weight = RowBuffer(log_prob), RowBuffer(log_prob)
+    with torch.no_grad():
+        for policy, old, A, mask in row_blocks(log_prob, old_log_prob, advantages, response_mask):
+            terms = evaluate(policy, old, A, mask, config)
+            loss.append(terms.loss)
+            weight.append(terms.token_weight)
+    return GivenGradient.apply(log_prob, loss.matrix, weight.matrix)

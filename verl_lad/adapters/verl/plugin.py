@@ -4,20 +4,28 @@ Before verl 0.9.0: VERL_USE_EXTERNAL_MODULES=verl_lad.adapters.verl.plugin, or `
 In the driver and in every Ray worker, wherever this package is installed. verl logs an exception of a plugin at DEBUG
 and goes on, and its user later reads "Unsupported loss mode: lad" in some worker. So this module catches what goes
 wrong and warns, in the process where it happened, with the cause and the remedy.
+
+verl's registries are in a module that takes most of a second to import and that `import verl` does not import. So the
+names are registered when somebody imports it, which whoever looks a name up must do first.
 """
 
 import logging
 import os
 import socket
+import sys
 import traceback
-from types import FunctionType
+from types import FunctionType, ModuleType
 
 from verl_lad.adapters.verl import MINIMUM_VERL, NAME
+from verl_lad.adapters.verl.after_import import after_import
 
 logger = logging.getLogger(__name__)
 
+REGISTRIES = "verl.trainer.ppo.core_algos"
+"""The module with POLICY_LOSS_REGISTRY and ADV_ESTIMATOR_REGISTRY."""
+
 load_error: str | None = None
-"""Why this process has no LAD; None if it has. For `verl-lad doctor`."""
+"""Why this process has no LAD; None if it has, or will have once REGISTRIES is imported. For `verl-lad doctor`."""
 
 
 def register() -> None:
@@ -33,28 +41,46 @@ def register() -> None:
         raise RuntimeError(
             f"verl {verl.__version__} is too old: verl-lad needs verl >= {MINIMUM_VERL}, the oldest tested"
         )
-    from verl.trainer.ppo import core_algos
-
-    from verl_lad.adapters.verl import composition, settings  # noqa: F401 (settings: that it is there and loads)
+    from verl_lad.adapters.verl import composition
     from verl_lad.adapters.verl.advantage import compute_lad_outcome_advantage
     from verl_lad.adapters.verl.policy_loss import compute_policy_loss_lad
 
-    for registry, ours in (
-        (core_algos.POLICY_LOSS_REGISTRY, compute_policy_loss_lad),
-        (core_algos.ADV_ESTIMATOR_REGISTRY, compute_lad_outcome_advantage),
-    ):
-        taken = registry.get(NAME, ours)
-        if taken is not ours:
-            owner = f"{taken.__module__}.{taken.__qualname__}" if isinstance(taken, FunctionType) else repr(taken)
-            raise RuntimeError(f"{owner} is already registered in verl as {NAME!r}")
+    def refuse_taken_names(core_algos: ModuleType) -> None:
+        for registry, ours in (
+            (core_algos.POLICY_LOSS_REGISTRY, compute_policy_loss_lad),
+            (core_algos.ADV_ESTIMATOR_REGISTRY, compute_lad_outcome_advantage),
+        ):
+            taken = registry.get(NAME, ours)
+            if taken is not ours:
+                owner = f"{taken.__module__}.{taken.__qualname__}" if isinstance(taken, FunctionType) else repr(taken)
+                raise RuntimeError(f"{owner} is already registered in verl as {NAME!r}")
+
+    def register_names(core_algos: ModuleType) -> None:
+        from verl_lad.adapters.verl import settings  # noqa: F401 (that it is there and loads)
+
+        core_algos.register_policy_loss(NAME)(compute_policy_loss_lad)
+        core_algos.register_adv_est(NAME)(compute_lad_outcome_advantage)
+
+    def register_names_loudly(core_algos: ModuleType) -> None:
+        try:
+            refuse_taken_names(core_algos)  # by a verl that has a `lad` of its own
+            register_names(core_algos)
+        except Exception as error:
+            complain(error)
+
+    core_algos = sys.modules.get(REGISTRIES)
+    if core_algos is not None:
+        refuse_taken_names(core_algos)
     composition.register()  # first: if it fails, the names do not exist either
-    core_algos.register_policy_loss(NAME)(compute_policy_loss_lad)
-    core_algos.register_adv_est(NAME)(compute_lad_outcome_advantage)
+    if core_algos is not None:
+        register_names(core_algos)
+    else:
+        after_import(REGISTRIES, register_names_loudly)
 
 
-try:
-    register()
-except Exception as error:  # verl would log it at DEBUG and go on; see above
+def complain(error: Exception) -> None:
+    """Warns with the cause and the remedy, and keeps the cause for the doctor."""
+    global load_error
     load_error = f"{type(error).__name__}: {error}"
     logger.warning(
         "verl-lad could not load in process %d on %s, so `algorithm.policy_loss=lad` and `algorithm.adv_estimator=lad` "
@@ -66,3 +92,9 @@ except Exception as error:  # verl would log it at DEBUG and go on; see above
         MINIMUM_VERL,
         traceback.format_exc(),
     )
+
+
+try:
+    register()
+except Exception as error:  # verl would log it at DEBUG and go on; see above
+    complain(error)

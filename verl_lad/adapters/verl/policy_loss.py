@@ -4,10 +4,9 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from verl_lad.objective import DIAGNOSTICS, LADConfig, lad_diagnostics, lad_terms
+from verl_lad.objective import DIAGNOSTICS, LADConfig, lad_responses
 from verl_lad.version import __version__
 
 if TYPE_CHECKING:
@@ -57,11 +56,14 @@ def compute_policy_loss_lad(
             "verl_lad.adapters.verl.settings.LADPolicyLossConfig if you build the config yourself."
         )
     _say_once(settings)
-    terms = lad_terms(log_prob, old_log_prob, advantages, response_mask, settings)
-    loss_mat = terms.loss
-    if rollout_is_weights is not None:
-        weights = rollout_is_weights.detach().to(loss_mat.dtype)
-        loss_mat = loss_mat * torch.where(terms.response_mask, weights, 0.0)  # garbage where masked stays out
-    loss = agg_loss(loss_mat=loss_mat, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info)
-    values = lad_diagnostics(terms, settings).tolist()  # the one device synchronisation
+    responses = lad_responses(log_prob, old_log_prob, advantages, response_mask, settings, rollout_is_weights)
+    # agg_loss on one column: the mean loss of each response, which counts for as many tokens as it has. Every one of
+    # its modes is linear in the sums over the responses, so that is the same number without its (B, T) matrices.
+    length = responses.length.unsqueeze(-1)
+    mean = responses.loss_sum.unsqueeze(-1) / length.clamp(min=1)
+    info = {"loss_scale_factor": None, **config.global_batch_info}
+    if info["loss_scale_factor"] is None:
+        info["loss_scale_factor"] = response_mask.shape[-1]  # what agg_loss would take from the matrix
+    loss = agg_loss(loss_mat=mean, loss_mask=length, loss_agg_mode=loss_agg_mode, **info)
+    values = responses.diagnostics.tolist()  # the one device synchronisation
     return loss, dict(zip(METRIC_NAMES, values, strict=True))

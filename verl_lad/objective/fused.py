@@ -1,0 +1,315 @@
+"""The loss straight from hidden states and LM head: the logits of a few hundred tokens at a time, never all of them.
+
+The gradient of the loss in each log-prob is known in closed form (`LADTerms.token_weight`), and the way of aggregating
+is linear. So forward computes the logits of a chunk, their log-probs, those weights, and from them at once what the
+chunk adds to the gradients of hidden states, weight and bias; backward only multiplies by the incoming gradient.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verl_lad.objective.config import LADConfig
+from verl_lad.objective.loss import check_shapes, evaluate
+from verl_lad.objective.responses import lad_responses
+
+LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
+VOCABULARY_SLICE = 2**14
+"""Rows of the weight whose gradient is added up at a time, where the product is of a narrower type than the sum."""
+
+
+def aggregation_weights(
+    response_mask: Tensor,
+    loss_agg_mode: str,
+    num_tokens: int | Tensor | None = None,
+    num_responses: int | Tensor | None = None,
+    horizon: int | None = None,
+) -> Tensor:
+    """The factor of each response's summed loss in the aggregate: loss = sum_b w_b sum_t loss[b, t].
+
+    Args:
+        response_mask: (B, T) bool or 0/1.
+        loss_agg_mode: one of LOSS_AGG_MODES, as verl names them. TRL's bnpo and dapo are token-mean, its grpo is
+            seq-mean-token-mean, its dr_grpo is seq-mean-token-sum-norm.
+        num_tokens: tokens of the global batch, for token-mean; None: those of this mask.
+        num_responses: responses of the global batch, for the seq- modes; None: those with at least one token here.
+        horizon: divisor of seq-mean-token-sum-norm; None: T.
+
+    Returns:
+        (B,) float32; 0 for a response without tokens.
+
+    Raises:
+        ValueError: on an unknown mode.
+    """
+    if loss_agg_mode not in LOSS_AGG_MODES:
+        raise ValueError(f"loss_agg_mode={loss_agg_mode!r} is not allowed: one of {', '.join(LOSS_AGG_MODES)}")
+    length = response_mask.bool().sum(-1)
+    counts = (length > 0).float()
+    if loss_agg_mode == "token-sum":
+        return counts
+    if loss_agg_mode == "token-mean":
+        return counts / (length.sum().clamp(min=1) if num_tokens is None else num_tokens)
+    weights = counts / (counts.sum().clamp(min=1) if num_responses is None else num_responses)
+    if loss_agg_mode == "seq-mean-token-mean":
+        return weights / length.clamp(min=1)
+    if loss_agg_mode == "seq-mean-token-sum-norm":
+        return weights / (horizon or max(1, response_mask.shape[-1]))
+    return weights
+
+
+@dataclass(frozen=True)
+class LADLinearLoss:
+    """What `lad_linear_loss` returns.
+
+    Attributes:
+        loss: scalar; carries the gradient.
+        log_prob: (B, T) log pi_theta of the labels, 0 where masked; without gradient.
+        diagnostics: (len(DIAGNOSTICS),), on the device, without gradient.
+    """
+
+    loss: Tensor
+    log_prob: Tensor
+    diagnostics: Tensor
+
+
+@dataclass(frozen=True)
+class _Head:
+    """logits = softcap tanh((hidden @ weight.T + bias) / softcap) / temperature; weight (V, H), bias (V,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+    softcap: float | None
+    temperature: float
+
+    def softmax(self, hidden: Tensor, labels: Tensor) -> "_Softmax":
+        """Of the logits of (n, H) hidden states, in float32 or float64."""
+        logits = (hidden @ self.weight.t()).to(torch.promote_types(hidden.dtype, torch.float32))
+        if self.bias is not None:
+            logits += self.bias
+        slope = None
+        if self.softcap is not None:
+            tanh = logits.div_(self.softcap).tanh_()
+            logits = tanh * self.softcap
+            slope = tanh.square_().neg_().add_(1)
+        if self.temperature != 1:
+            logits /= self.temperature
+        labels = labels.unsqueeze(-1)
+        picked, largest = logits.gather(-1, labels), logits.amax(-1, keepdim=True)
+        exp = logits.sub_(largest).exp_()
+        total = exp.sum(-1, keepdim=True)
+        return _Softmax((picked - largest - total.log()).squeeze(-1), labels, exp, total, slope, self.temperature)
+
+
+@dataclass(frozen=True)
+class _Softmax:
+    """The softmax of a chunk, exp (n, V) / total (n, 1), and log_prob (n,) of its labels, which are (n, 1) here.
+
+    slope: (n, V) derivative of the soft cap, if there is one.
+    """
+
+    log_prob: Tensor
+    labels: Tensor
+    exp: Tensor
+    total: Tensor
+    slope: Tensor | None
+    temperature: float
+
+    def grad_logits(self, grad_log_prob: Tensor) -> Tensor:
+        """(n, V) gradient before bias, soft cap and temperature, from that of log_prob, (n,). Uses `exp` up."""
+        grad = (grad_log_prob / self.temperature).unsqueeze(-1)
+        grad_logits = self.exp.mul_(-grad / self.total).scatter_add_(-1, self.labels, grad)
+        return grad_logits if self.slope is None else grad_logits.mul_(self.slope)
+
+
+class _Gradients:
+    """The sums of what each chunk adds to the gradients of hidden states (N, H), weight (V, H) and bias (V,)."""
+
+    def __init__(self, hidden: Tensor, head: _Head, needed: list[bool]):
+        self._weight = head.weight
+        of_hidden, of_weight, of_bias = needed
+        sums = torch.promote_types(hidden.dtype, torch.float32)
+        self.hidden = torch.zeros_like(hidden) if of_hidden else None
+        self.weight = torch.zeros_like(head.weight, dtype=sums) if of_weight else None
+        self.bias = torch.zeros_like(head.bias, dtype=sums) if head.bias is not None and of_bias else None
+
+    def add(self, tokens: Tensor, hidden: Tensor, grad_logits: Tensor) -> None:
+        """Adds one chunk: indices (n,) of its tokens, hidden (n, H), grad_logits (n, V)."""
+        if self.bias is not None:
+            self.bias += grad_logits.sum(0)
+        grad_logits = grad_logits.to(hidden.dtype)
+        if self.hidden is not None:
+            self.hidden[tokens] = grad_logits @ self._weight
+        if self.weight is None:
+            return
+        if self.weight.dtype == hidden.dtype:
+            self.weight.addmm_(grad_logits.t(), hidden)
+            return
+        for sums, logits in zip(
+            self.weight.split(VOCABULARY_SLICE), grad_logits.split(VOCABULARY_SLICE, dim=1), strict=True
+        ):
+            sums += logits.t() @ hidden
+
+
+class _LinearLoss(torch.autograd.Function):
+    """Forward: the loss as it is. Backward: the incoming gradient times gradients that are known already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        loss: Tensor,
+        gradients: _Gradients,
+        unit: Tensor,
+    ) -> Tensor:
+        ctx.gradients, ctx.unit, ctx.shape = gradients, unit, hidden.shape
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "lad_linear_loss has a closed-form first derivative only: backward with create_graph=True is not "
+                "supported; compute the log-probs yourself and use lad_loss_reference for second derivatives"
+            )
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "lad_linear_loss supports one backward pass: its gradients, as large as the LM head, are scaled in "
+                "place and handed over; retain_graph=True does not keep them"
+            )
+        gradients, ctx.gradients = ctx.gradients, None
+        factor = grad_output * ctx.unit
+        hidden, weight, bias = (
+            None if x is None else x.mul_(factor).to(dtype)
+            for x, dtype in zip((gradients.hidden, gradients.weight, gradients.bias), ctx.dtypes, strict=True)
+        )
+        return None if hidden is None else hidden.view(ctx.shape), weight, bias, None, None, None
+
+
+def lad_linear_loss(
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    labels: Tensor,
+    old_log_prob: Tensor | None,
+    advantages: Tensor,
+    response_mask: Tensor,
+    config: LADConfig | None = None,
+    *,
+    response_weights: Tensor,
+    token_weights: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    chunk_size: int = 512,
+) -> LADLinearLoss:
+    """sum_b response_weights[b] sum_t lad_loss[b, t], from hidden states, without the (B, T, V) logits.
+
+    Equal to `lad_loss` on log_softmax of softcap tanh((hidden @ lm_head_weight.T + bias) / softcap) / temperature.
+    The logits of at most `chunk_size` tokens exist at a time, and only of tokens that count. For ratio="sequence" and
+    "geometric" the weight of a response is known when all of its log-probs are, so the logits of a response of more
+    than chunk_size tokens are computed twice.
+
+    Args:
+        hidden: (B, T, H) hidden states in front of the LM head, of the positions that predict `labels`.
+        lm_head_weight: (V, H). Used in the type of `hidden`, or that of autocast.
+        labels: (B, T) token ids of the responses; anything where masked.
+        old_log_prob: (B, T) log pi_old of the labels; None: the log-probs of this very policy (an on-policy step).
+        advantages, response_mask, config: as for `lad_loss`.
+        response_weights: (B,) factors without gradient; `aggregation_weights` makes those of the usual aggregations.
+        token_weights: (B, T) factors without gradient, such as importance weights; anything where masked.
+        bias: (V,) of the LM head.
+        softcap: bound of the logits, as in Gemma 2.
+        temperature: divisor of the logits, the one that the responses were sampled with.
+        chunk_size: tokens whose logits, 4 V bytes each, exist at a time.
+
+    Returns:
+        Loss, log-probs and diagnostics. The loss supports one backward pass: no second order, no retain_graph.
+
+    Raises:
+        ValueError: on shapes that do not fit, and on a softcap, temperature or chunk_size that is not positive.
+    """
+    config = config or LADConfig()
+    if hidden.dim() != 3 or lm_head_weight.dim() != 2 or hidden.shape[-1] != lm_head_weight.shape[-1]:
+        raise ValueError(
+            f"hidden must be (B, T, H) and lm_head_weight (V, H), got {tuple(hidden.shape)} and "
+            f"{tuple(lm_head_weight.shape)}"
+        )
+    if bias is not None and bias.shape != lm_head_weight.shape[:1]:
+        raise ValueError(f"bias must be (V,) = {tuple(lm_head_weight.shape[:1])}, got {tuple(bias.shape)}")
+    if response_weights.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"response_weights must be (B,) = {tuple(hidden.shape[:1])}, got {tuple(response_weights.shape)}"
+        )
+    for name, value in (("softcap", softcap), ("temperature", temperature), ("chunk_size", chunk_size)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value!r} is not allowed: greater than 0")
+    check_shapes(hidden[..., 0], labels if old_log_prob is None else old_log_prob, advantages, response_mask)
+    check_shapes(hidden[..., 0], labels, advantages, response_mask)
+
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, lm_head_weight, bias)]
+    with torch.no_grad(), torch.autocast(device, enabled=False):
+        head = _Head(lm_head_weight.to(dtype), bias, softcap, temperature)
+        states, labels = hidden.to(dtype).flatten(0, 1), labels.flatten()
+        gradients = _Gradients(states, head, needed)
+        mask = response_mask.bool()
+        # In units of the largest factor, so that the gradients of the logits are not too small for a half type.
+        unit = response_weights.abs().max() if response_weights.numel() else response_weights.new_ones(())
+        unit = torch.where(unit > 0, unit, 1.0)
+        factors = (response_weights / unit).unsqueeze(-1).expand(mask.shape)
+        if token_weights is not None:
+            factors = torch.where(mask, factors * token_weights, 0.0)
+        log_prob = torch.zeros(mask.shape, dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
+        old = log_prob if old_log_prob is None else old_log_prob
+        if advantages.dim() == 1:
+            advantages = advantages.unsqueeze(-1)
+        # What must be known as a whole before a weight is: a token at token level, otherwise a response.
+        columns = 1 if config.ratio == "token" else mask.shape[1]
+        matrices = (log_prob, old, advantages.expand(mask.shape), mask, factors)
+        rows = [matrix.reshape(-1, columns) for matrix in matrices]
+        every_log_prob, tokens = log_prob.view(-1), mask.flatten().nonzero().squeeze(-1)
+        for first, stop, of_rows in _spans(rows[3].sum(-1), chunk_size):
+            chunks = tokens[of_rows].split(chunk_size)
+            for chunk in chunks:
+                softmax = head.softmax(states[chunk], labels[chunk])
+                every_log_prob[chunk] = softmax.log_prob
+                if len(chunks) > 1:
+                    del softmax  # room for that of the next chunk
+            if not any(needed):
+                continue
+            policy, sampler, target, counts, factor = (matrix[first:stop] for matrix in rows)
+            grad_log_prob = (evaluate(policy, sampler, target, counts, config).token_weight * factor).flatten()
+            for chunk in chunks:
+                if len(chunks) > 1:
+                    softmax = head.softmax(states[chunk], labels[chunk])
+                gradients.add(chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
+                del softmax
+        responses = lad_responses(log_prob, old, advantages, mask, config, token_weights)
+        loss = (responses.loss_sum * response_weights).sum()
+    loss = _LinearLoss.apply(hidden, lm_head_weight, bias, loss, gradients, unit)
+    return LADLinearLoss(loss, log_prob, responses.diagnostics)
+
+
+def _spans(lengths: Tensor, chunk_size: int) -> Iterator[tuple[int, int, slice]]:
+    """Consecutive rows that hold at most chunk_size tokens together, or a single longer row.
+
+    Args:
+        lengths: (rows,) tokens of each row.
+        chunk_size: as said.
+
+    Yields:
+        First row, row behind the last, and where their tokens stand among all; no span without tokens.
+    """
+    ends = lengths.cumsum(0).tolist()
+    first = done = 0
+    while ends and done < ends[-1]:
+        stop = max(bisect_right(ends, done + chunk_size), bisect_right(ends, done) + 1)
+        yield first, stop, slice(done, ends[stop - 1])
+        first, done = stop, ends[stop - 1]
