@@ -32,6 +32,16 @@ MAY_IMPORT = {
         "verl_lad.adapters.verl",
         "verl_lad.version",
     },
+    "adapters/openrlhf": {
+        "torch",
+        "ray",
+        "openrlhf",
+        "verl_lad.objective",
+        "verl_lad.adapters.openrlhf",
+        "verl_lad.version",
+    },
+    "adapters/skyrl": {"torch", "ray", "skyrl", "verl_lad.objective", "verl_lad.adapters.skyrl"},
+    "adapters/trinity": {"torch", "trinity", "verl_lad.objective", "verl_lad.adapters.trinity"},
     "adapters/trl": {"torch", "trl", "verl_lad.objective", "verl_lad.adapters.trl"},
     "cpu": {"torch", "verl", "vllm", "psutil", "verl_lad.cpu"},
     "bandit": {"torch", "matplotlib", "verl_lad.bandit", "verl_lad.objective", "verl_lad.version"},
@@ -113,6 +123,14 @@ def test_no_layer_imports_upwards(layer):
             allowed = MAY_IMPORT[layer]
             below = any(name.startswith(f"{one}.") for one in allowed - {"verl_lad"})
             assert name in allowed or below, (path, name)
+
+
+def test_every_adapter_is_a_layer_that_may_import_no_other_adapter():
+    adapters = {path.parent.name for path in (REPOSITORY / "verl_lad" / "adapters").glob("*/__init__.py")}
+    assert {f"adapters/{name}" for name in adapters} == {layer for layer in MAY_IMPORT if layer.startswith("adapters/")}
+    for name in adapters:
+        known = {one for one in MAY_IMPORT[f"adapters/{name}"] if one.startswith("verl_lad.adapters")}
+        assert known == {f"verl_lad.adapters.{name}"}
 
 
 def test_the_readme_names_every_key_with_its_default_and_every_metric():

@@ -578,8 +578,8 @@ Medians, by phase, of the main comparison's runs; the last two columns are media
 machine: these times do not compare methods well.
 """
 COST = f"""\
-Runs of 20 steps that take turns in one launch on a machine that did nothing else: medians over the steps after the first
-{WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds are the second method's.
+Runs of 20 steps that take turns in one launch on a machine that did nothing else: medians over the steps after the
+first {WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds are the second method's.
 """
 
 

@@ -8,7 +8,7 @@ from .conftest import FRAMEWORKS
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "frameworks.md").read_text(encoding="utf-8")
-TESTED = {"TRL": "trl", "SkyRL": "skyrl", "Trinity-RFT": "trinity-rft"}
+TESTED = {"TRL": "trl", "OpenRLHF": "openrlhf", "SkyRL": "skyrl", "Trinity-RFT": "trinity-rft"}
 
 
 def test_every_adapter_has_its_place():
