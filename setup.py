@@ -1,7 +1,7 @@
 """What pyproject.toml cannot say: the archives have the same bytes whoever builds them, wherever and whenever.
 
-Every file in the sdist and the wheel has one time, one mode and no owner. Their SHA-256 depend on the sources and on the
-versions of setuptools, which signs the wheel, and of zlib.
+Every file in the sdist and the wheel has one time, one mode and no owner. Their SHA-256 depend on the sources and on
+the versions of setuptools, which signs the wheel, and of zlib.
 """
 
 import gzip

@@ -579,7 +579,7 @@ machine: these times do not compare methods well.
 """
 COST = f"""\
 Runs of 20 steps that take turns in one launch on a machine that did nothing else: medians over the steps after the
-first {WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds are the second method's.
+first {WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds: the second one.
 """
 
 

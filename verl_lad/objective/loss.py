@@ -161,12 +161,10 @@ def level_inputs(
     """
     dtype = loss_dtype(log_prob, old_log_prob)
     zero = torch.zeros((), dtype=dtype, device=log_prob.device)
-    token_log_ratio = log_prob.to(dtype) - old_log_prob.to(dtype)
-    torch.where(response_mask, token_log_ratio, zero, out=token_log_ratio)
+    token_log_ratio = torch.where(response_mask, log_prob.to(dtype) - old_log_prob.to(dtype), zero)
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(-1)
-    target = (advantages.to(dtype) / config.eta).expand_as(token_log_ratio)
-    target = torch.where(response_mask, target, zero, out=target if target.is_contiguous() else None)
+    target = torch.where(response_mask, advantages.to(dtype) / config.eta, zero)
     counts = response_mask.to(dtype)
     length = counts.sum(-1)
     if config.ratio == "token":
@@ -194,9 +192,7 @@ def evaluate(
     beyond = (log_ratio - clamped).clamp_(-MAX_BEYOND, MAX_BEYOND)
     shifted = divergence.saturate(limited - beyond, config.max_log_weight)
     weight, value = divergence.weight_and_value(clamped, shifted)
-    torch.mul(weight, counts, out=clamped)
-    torch.mul(value, counts, out=shifted)
-    weight,value=clamped,shifted
+    weight, value = weight * counts, value * counts
     per_token, token_weight = value, weight
     if config.ratio == "sequence":
         per_token = value / length.clamp(min=1).unsqueeze(-1)
