@@ -206,6 +206,8 @@ ADAPTERS = {
         only={"sequence": ("seq-mean-token-sum",), "geometric": ("seq-mean-token-mean",)},
     ),
 }
+
+
 def cases():
     for framework, adapter in ADAPTERS.items():
         for ratio, (mode, options) in product(RATIOS, adapter.options.items()):
