@@ -81,7 +81,7 @@ def _softplus_over_exp(d: Tensor) -> Tensor:
 
 def _js(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     d = l - u
-    half_rho, log_mean_ratio = l.exp().div_(2), _log_mean_ratio(d)
+    half_rho, log_mean_ratio = 0.5 * l.exp(), _log_mean_ratio(d)
     return half_rho * log_mean_ratio, half_rho * (log_mean_ratio - _softplus_over_exp(d))
 
 

@@ -206,7 +206,7 @@ def lad_linear_loss(
     bias: Tensor | None = None,
     softcap: float | None = None,
     temperature: float = 1.0,
-    chunk_size: int = 512,
+    chunk_size: int = 256,
 ) -> LADLinearLoss:
     """sum_b response_weights[b] sum_t lad_loss[b, t], from hidden states, without the (B, T, V) logits.
 
@@ -235,23 +235,11 @@ def lad_linear_loss(
         ValueError: on shapes that do not fit, and on a softcap, temperature or chunk_size that is not positive.
     """
     config = config or LADConfig()
-    if hidden.dim() != 3 or lm_head_weight.dim() != 2 or hidden.shape[-1] != lm_head_weight.shape[-1]:
-        raise ValueError(
-            f"hidden must be (B, T, H) and lm_head_weight (V, H), got {tuple(hidden.shape)} and "
-            f"{tuple(lm_head_weight.shape)}"
-        )
-    if bias is not None and bias.shape != lm_head_weight.shape[:1]:
-        raise ValueError(f"bias must be (V,) = {tuple(lm_head_weight.shape[:1])}, got {tuple(bias.shape)}")
-    if response_weights.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"response_weights must be (B,) = {tuple(hidden.shape[:1])}, got {tuple(response_weights.shape)}"
-        )
+    _check(hidden, lm_head_weight, labels, bias, response_weights, token_weights)
+    check_shapes(hidden[..., 0], labels if old_log_prob is None else old_log_prob, advantages, response_mask)
     for name, value in (("softcap", softcap), ("temperature", temperature), ("chunk_size", chunk_size)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value!r} is not allowed: greater than 0")
-    check_shapes(hidden[..., 0], labels if old_log_prob is None else old_log_prob, advantages, response_mask)
-    check_shapes(hidden[..., 0], labels, advantages, response_mask)
-
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, lm_head_weight, bias)]
@@ -260,13 +248,14 @@ def lad_linear_loss(
         states, labels = hidden.to(dtype).flatten(0, 1), labels.flatten()
         gradients = _Gradients(states, head, needed)
         mask = response_mask.bool()
+        log_prob = torch.zeros(mask.shape, dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
         # In units of the largest factor, so that the gradients of the logits are not too small for a half type.
+        response_weights = response_weights.to(log_prob.dtype)
         unit = response_weights.abs().max() if response_weights.numel() else response_weights.new_ones(())
         unit = torch.where(unit > 0, unit, 1.0)
         factors = (response_weights / unit).unsqueeze(-1).expand(mask.shape)
         if token_weights is not None:
             factors = torch.where(mask, factors * token_weights, 0.0)
-        log_prob = torch.zeros(mask.shape, dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
         old = log_prob if old_log_prob is None else old_log_prob
         if advantages.dim() == 1:
             advantages = advantages.unsqueeze(-1)
@@ -280,7 +269,7 @@ def lad_linear_loss(
             for chunk in chunks:
                 softmax = head.softmax(states[chunk], labels[chunk])
                 every_log_prob[chunk] = softmax.log_prob
-                if len(chunks) > 1:
+                if len(chunks) > 1 or not any(needed):
                     del softmax  # room for that of the next chunk
             if not any(needed):
                 continue
@@ -295,6 +284,30 @@ def lad_linear_loss(
         loss = (responses.loss_sum * response_weights).sum()
     loss = _LinearLoss.apply(hidden, lm_head_weight, bias, loss, gradients, unit)
     return LADLinearLoss(loss, log_prob, responses.diagnostics)
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    response_weights: Tensor,
+    token_weights: Tensor | None,
+) -> None:
+    """Raises ValueError unless the shapes fit."""
+    if hidden.dim() != 3 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[-1]:
+        raise ValueError(
+            f"hidden must be (B, T, H) and lm_head_weight (V, H), got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
+    tokens, responses, vocabulary = hidden.shape[:2], hidden.shape[:1], weight.shape[:1]
+    for name, x, form, shape in (
+        ("labels", labels, "(B, T)", tokens),
+        ("bias", bias, "(V,)", vocabulary),
+        ("response_weights", response_weights, "(B,)", responses),
+        ("token_weights", token_weights, "(B, T)", tokens),
+    ):
+        if x is not None and x.shape != shape:
+            raise ValueError(f"{name} must be {form} = {tuple(shape)}, got {tuple(x.shape)}")
 
 
 def _spans(lengths: Tensor, chunk_size: int) -> Iterator[tuple[int, int, slice]]:

@@ -9,9 +9,10 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from verl_lad import LADConfig, lad_loss_reference
+from verl_lad import LADConfig, lad_loss, lad_loss_reference
 from verl_lad.adapters.verl.policy_loss import METRIC_NAMES, compute_policy_loss_lad
 from verl_lad.adapters.verl.settings import LADPolicyLossConfig
+from verl_lad.objective import aggregation_weights
 
 AGG_MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean"]
 PROMPT_LENGTHS, RESPONSE_LENGTHS = [2, 3, 1, 4], [5, 1, 3, 4]
@@ -116,6 +117,40 @@ def test_gradient_of_verls_ppo_loss_is_that_of_the_reference(divergence, ratio, 
     assert not gradient[outside].any()
     assert set(METRIC_NAMES) <= set(metrics)
     assert all(torch.isfinite(torch.tensor(metrics[name].aggregate())) for name in METRIC_NAMES)
+
+
+@pytest.mark.parametrize("scale", [None, 7])
+@pytest.mark.parametrize("of_the_global_batch", [False, True])
+@pytest.mark.parametrize("loss_agg_mode", AGG_MODES)
+@pytest.mark.parametrize("ratio", ["token", "sequence", "geometric"])
+def test_the_loss_is_verls_aggregate_of_the_loss_matrix(ratio, loss_agg_mode, of_the_global_batch, scale, batch):
+    # agg_loss is called on one number a response; here on the matrix, as verl's own losses call it
+    settings = LADConfig(ratio=ratio)
+    weights = batch["rollout_is_weights"]
+    given = arguments(batch, settings, loss_agg_mode=loss_agg_mode, rollout_is_weights=weights)
+    info = {**(batch["global"] if of_the_global_batch else {}), "loss_scale_factor": scale}
+    given["config"].global_batch_info.update(info)
+    loss, _ = compute_policy_loss_lad(**given)
+    matrix = lad_loss(batch["log_prob"], batch["old_log_prob"], batch["advantages"], batch["response_mask"], settings)
+    expected = agg_loss(matrix * weights, batch["response_mask"], loss_agg_mode, **info)
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss_agg_mode", AGG_MODES)
+def test_aggregation_weights_are_those_of_verl(loss_agg_mode, batch):
+    mask = batch["response_mask"].clone()
+    mask[1] = False
+    matrix = torch.randn(B, T, dtype=torch.float64)
+    for info in ({}, {"batch_num_tokens": 23, "global_batch_size": 8}, {"loss_scale_factor": 7}):
+        expected = agg_loss(matrix, mask, loss_agg_mode, **info)
+        weights = aggregation_weights(
+            mask,
+            loss_agg_mode,
+            num_tokens=info.get("batch_num_tokens"),
+            num_responses=info.get("global_batch_size"),
+            horizon=info.get("loss_scale_factor"),
+        )
+        torch.testing.assert_close(((matrix * mask).sum(-1) * weights).sum(), expected, rtol=1e-6, atol=1e-9)
 
 
 def arguments(batch, settings=None, **changes):
