@@ -1,4 +1,4 @@
-"""The names are registered when the registries are imported: by whom, how often and from how many threads is all one."""
+"""The names are registered when the registries are imported: by whom, how often and from which thread is all one."""
 
 import importlib
 import subprocess
