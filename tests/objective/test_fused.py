@@ -79,13 +79,13 @@ def check_same(head: Head, ours: Tensor, theirs: Tensor, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(mine, other, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 1000])
+@pytest.mark.parametrize("chunk_size", [1, 4, 1000, None])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @every_ratio
 def test_loss_and_gradients_are_those_of_the_logits_at_once(ratio, bias, softcap, temperature, chunk_size):
-    # chunk_size: each token alone; responses longer than a chunk, computed twice; all tokens in one chunk
+    # chunk_size: each token alone; responses longer than a chunk, computed twice; all tokens in one chunk; default
     head = Head(bias=bias, softcap=softcap, temperature=temperature)
     config, weights = LADConfig(ratio=ratio, eta=0.5), aggregation_weights(head.mask, "token-mean").double()
     check_same(head, head.fused(config, weights, chunk_size=chunk_size).loss, head.naive(config, weights))

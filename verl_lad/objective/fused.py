@@ -18,6 +18,9 @@ from verl_lad.objective.loss import check_shapes, evaluate
 from verl_lad.objective.responses import lad_responses
 
 LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
+CHUNK_BYTES = 160e6
+"""Of the logits that exist at a time by default, in the type of the hidden states: large enough for the matrix products
+to run at their full rate, and a fraction of an LM head (256 tokens of Qwen2.5's 151,936 words in float32)."""
 VOCABULARY_SLICE = 2**14
 """Rows of the weight whose gradient is added up at a time, where the product is of a narrower type than the sum."""
 
@@ -206,14 +209,14 @@ def lad_linear_loss(
     bias: Tensor | None = None,
     softcap: float | None = None,
     temperature: float = 1.0,
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
 ) -> LADLinearLoss:
     """sum_b response_weights[b] sum_t lad_loss[b, t], from hidden states, without the (B, T, V) logits.
 
     Equal to `lad_loss` on log_softmax of softcap tanh((hidden @ lm_head_weight.T + bias) / softcap) / temperature.
     The logits of at most `chunk_size` tokens exist at a time, and only of tokens that count. For ratio="sequence" and
     "geometric" the weight of a response is known when all of its log-probs are, so the logits of a response of more
-    than chunk_size tokens are computed twice.
+    than chunk_size tokens are computed twice. Two transfers from the device: where the tokens are, and their numbers.
 
     Args:
         hidden: (B, T, H) hidden states in front of the LM head, of the positions that predict `labels`.
@@ -226,7 +229,7 @@ def lad_linear_loss(
         bias: (V,) of the LM head.
         softcap: bound of the logits, as in Gemma 2.
         temperature: divisor of the logits, the one that the responses were sampled with.
-        chunk_size: tokens whose logits, 4 V bytes each, exist at a time.
+        chunk_size: tokens whose logits, V numbers each, exist at a time; None: as many as CHUNK_BYTES hold.
 
     Returns:
         Loss, log-probs and diagnostics. The loss supports one backward pass: no second order, no retain_graph.
@@ -243,6 +246,7 @@ def lad_linear_loss(
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, lm_head_weight, bias)]
+    chunk_size = chunk_size or max(1, int(CHUNK_BYTES / dtype.itemsize / max(1, len(lm_head_weight))))
     with torch.no_grad(), torch.autocast(device, enabled=False):
         head = _Head(lm_head_weight.to(dtype), bias, softcap, temperature)
         states, labels = hidden.to(dtype).flatten(0, 1), labels.flatten()

@@ -107,3 +107,12 @@ def test_fsdp_workers_import_a_value_head_from_trl_where_there_is_one():
     source = inspect.getsource(monkey_patch.apply_monkey_patch)
     assert "if is_trl_available():" in source
     assert "from trl.experimental.ppo import AutoModelForCausalLMWithValueHead" in source
+
+
+def test_ray_calls_what_is_to_follow_a_connection():
+    """Where the driver looks into the nodes, before verl starts anything on one of them."""
+    from ray._private import worker
+
+    assert isinstance(worker._post_init_hooks, list)
+    source = inspect.getsource(worker.init.__wrapped__)
+    assert "for hook in _post_init_hooks:\n        hook()" in source

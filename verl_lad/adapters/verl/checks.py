@@ -1,7 +1,8 @@
 """What is refused, and what is warned of, with the whole configuration in view and before any worker exists.
 
 Runs whenever `actor_rollout_ref.actor.policy_loss.lad` is resolved: in verl's main_ppo within validate_config, on the
-driver; in the other trainers within OmegaConf.resolve, at the head of their task runner.
+driver, which looks into the nodes once it has connected to Ray; in the other trainers within OmegaConf.resolve, at the
+head of their task runner.
 """
 
 import dataclasses

@@ -105,16 +105,37 @@ def look_into_nodes() -> list[Node]:
     return nodes
 
 
-@cache
 def require_lad_on_every_node() -> None:
-    """Refuses a cluster of several nodes of which one that trains lacks LAD. Once a process; does nothing without Ray.
+    """Refuses a cluster of several nodes of which one that trains lacks LAD, now or as soon as Ray is connected.
+
+    verl's main_ppo resolves the settings before it connects to Ray, and then starts its task runner on any node, also
+    on one that cannot resolve them.
 
     Raises:
         RuntimeError: naming the nodes, the causes and the remedy.
     """
     import ray
 
-    if not ray.is_initialized() or sum(node["Alive"] for node in ray.nodes()) < 2:
+    if ray.is_initialized():
+        _require_lad_on_every_node()
+    else:
+        _require_after_init()
+
+
+@cache
+def _require_after_init() -> None:
+    """Once a process: has ray.init raise what the check raises. Ray's own list of what follows a connection."""
+    from ray._private import worker
+
+    worker._post_init_hooks.append(_require_lad_on_every_node)
+
+
+@cache
+def _require_lad_on_every_node() -> None:
+    """Once a process that is connected."""
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
     complaining = [node for node in look_into_nodes() if node.complaint is not None]
     fatal = [node for node in complaining if node.trains and node.answered]
