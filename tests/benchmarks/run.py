@@ -1,0 +1,68 @@
+"""`make bench`: every benchmark of this folder, one after the other, about 20 minutes on two cores.
+
+Prints the tables, and writes results/*.json, results/tables.md and docs/cost.png. For a quick look that writes the same
+files with few rounds and small sizes: --quick. liger-kernel, which bench_fused.py compares with, is looked for beside
+the other frameworks (tests/adapters/conftest.py) as well.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from measure import RESULTS, machine
+
+HERE = Path(__file__).parent
+FRAMEWORKS = Path(sys.prefix) / "frameworks"
+TITLES = {
+    "bench_loss.py": "The loss, forward and backward with all metrics, against verl's",
+    "bench_loss.py --compile": "The same under torch.compile",
+    "bench_advantage.py": "The advantage estimator, against verl's",
+    "bench_startup.py": "What the plugin adds to an import",
+    "bench_fused.py": "From hidden states to the loss and back",
+    "bench_growth.py": "How the cost grows, and its lower limit",
+    "bench_evaluation.py": "Accuracy and diversity of 100,000 responses",
+}
+QUICK = {
+    "bench_loss.py": ["--rounds=5", "--largest=40000"],
+    "bench_advantage.py": ["--rounds=3"],
+    "bench_startup.py": ["--rounds=1"],
+    "bench_fused.py": ["--tokens=256", "--vocabulary=8192", "--rounds=2"],
+    "bench_growth.py": ["--rounds=2"],
+    "bench_evaluation.py": ["--problems=50"],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
+    arguments = parser.parse_args()
+    beside = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(FRAMEWORKS)]))
+    sections, failed = [f"# Benchmarks\n\n`make bench`, {machine()}\n"], 0
+    for command, title in TITLES.items():
+        script, *options = command.split()
+        options += QUICK[script] if arguments.quick else []
+        print(f"\n== {command}", flush=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if script == "bench_fused.py":
+            environment["PYTHONPATH"] = beside
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), *options],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        print(done.stdout, flush=True)
+        failed += done.returncode != 0
+        output = "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("[verl-lad", "USDT:")))
+        body = output if output.startswith("|") or "\n|" in output else f"```json\n{output}\n```"
+        sections.append(f"## {title}\n\n{body.strip() if done.returncode == 0 else 'failed'}\n")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "tables.md").write_text("\n".join(sections))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
