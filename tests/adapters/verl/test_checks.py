@@ -95,6 +95,10 @@ WARNED = {
     "clip": ((*LAD, "actor_rollout_ref.actor.clip_ratio_high=0.28"), "actor_rollout_ref.actor.clip_ratio_high"),
     "entropy": ((*LAD, "actor_rollout_ref.actor.entropy_coeff=0.001"), "actor_rollout_ref.actor.entropy_coeff=0.001"),
     "tv without partition": ((*LAD, "algorithm.lad.divergence=tv"), "algorithm.lad.partition='group'"),
+    "no loss scale": (
+        (*LAD, "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm"),
+        "set actor_rollout_ref.actor.loss_scale_factor",
+    ),
     "keys without effect": (("algorithm.adv_estimator=grpo", "algorithm.lad.eta=0.5"), "no effect"),
     "anchored under grpo": ((*ANCHORED, "algorithm.adv_estimator=grpo"), "mass one"),
 }
@@ -122,6 +126,11 @@ def test_warned_of_once(case, compose_config, caplog):
         ("algorithm.adv_estimator=grpo",),
         (*LAD, "algorithm.lad.ratio=sequence", "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum"),
         (*LAD, "algorithm.lad.partition=group", "algorithm.lad.divergence=tv"),
+        (
+            *LAD,
+            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+            "actor_rollout_ref.actor.loss_scale_factor=16",
+        ),
         (*LAD, "algorithm.rollout_correction.bypass_mode=true"),
         ("actor_rollout_ref.actor.policy_loss.loss_mode=lad", "algorithm.adv_estimator=lad", "algorithm.lad.eta=1"),
         ("actor_rollout_ref.actor.policy_loss.loss_mode=gspo", "algorithm.adv_estimator=grpo"),

@@ -136,6 +136,13 @@ def _warn_of_loss_settings(root: DictConfig, settings: LADConfig, estimator: str
             f"{actor}.loss_agg_mode={matching!r}; with {agg_mode!r} the weight of a response, or the size of the whole "
             "step, depends on the number of tokens"
         )
+    use_v1 = _get(root, "trainer.use_v1", False)  # the trainer before it pads all micro-batches alike
+    if agg_mode == "seq-mean-token-sum-norm" and use_v1 and _get(root, f"{actor}.loss_scale_factor") is None:
+        _warn_once(
+            f"{actor}.loss_agg_mode={agg_mode!r} without {actor}.loss_scale_factor: verl's v1 trainer divides the loss "
+            "of each micro-batch by the length of its own longest response, so the gradient depends on the split; "
+            f"set {actor}.loss_scale_factor, for example to data.max_response_length"
+        )
     if estimator == "gae":
         _warn_once(
             "algorithm.adv_estimator='gae' (verl's default) gives an advantage to each token and trains a critic; LAD "
