@@ -81,8 +81,8 @@ def _check_trainer(root: DictConfig) -> None:
     if not use_v1 and _get(root, bypass, False):
         raise ValueError(
             f"{bypass}=True is not allowed with trainer.use_v1=False and policy loss {NAME}: that trainer, the only "
-            f"one before verl {DISCOVERING_VERL}, then writes a policy loss of its own into the configuration, and whether "
-            f"it reaches the workers depends on the release. Allowed: {bypass}=False, "
+            f"one before verl {DISCOVERING_VERL}, then writes a policy loss of its own into the configuration, and "
+            f"whether it reaches the workers depends on the release. Allowed: {bypass}=False, "
             f"or trainer.use_v1=True"
         )
 
