@@ -89,3 +89,15 @@ def test_an_estimator_call_without_uids_is_refused():
 def test_bad_settings_are_refused_by_full_key():
     with pytest.raises(ValueError, match=r"algorithm\.lad\.eta=-1"):
         estimate("lad", algorithm(lad={"eta": -1}))
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_a_reward_that_is_not_finite_ends_the_run_and_names_the_response(value):
+    data = make_data()
+    data.batch["token_level_rewards"][[4, 7], 0] = value
+    with pytest.raises(
+        ValueError, match=rf"2 of 12 rewards are not finite; the first is {value} for response 4 of"
+    ) as said:
+        estimate("lad", algorithm(), data)
+    assert "(uid prompt-1)" in str(said.value)
+    assert "trainer.resume_mode" in str(said.value)

@@ -35,16 +35,28 @@ def compute_lad_outcome_advantage(
         (B, T) advantages, 0 where masked, twice: verl wants returns as well.
 
     Raises:
-        ValueError: without uids, or on bad settings.
+        ValueError: without uids, on bad settings, or on a reward that is not finite: its group's advantages would be
+            NaN, and verl drops a mini-batch with a NaN gradient with no more than a line in a worker's log
+            (verl/workers/engine/fsdp/transformer_impl.py, optimizer_step).
     """
     if index is None:
         raise ValueError("algorithm.adv_estimator=lad needs the uid of each response, and this trainer passes none")
     algorithm = config or {}
     settings = lad_config(algorithm.get("lad"))
-    if settings.anchor == "reference":
+    anchored = settings.anchor == "reference"
+    if anchored:
         settings = replace(settings, anchor="old", partition="group")
     norm_by_std = bool(algorithm.get("norm_adv_by_std_in_grpo", True))
     scores = token_level_rewards.sum(dim=-1)
+    finite = scores.isfinite()
+    if not finite.all():
+        first = int((~finite).nonzero()[0, 0])
+        also = ", which includes eta times the log-ratio to the reference policy" if anchored else ""
+        raise ValueError(
+            f"{int((~finite).sum())} of {len(scores)} rewards are not finite; the first is {scores[first].item()} for "
+            f"response {first} of the batch (uid {index[first]}){also}. Allowed: finite numbers. Mend the reward "
+            "function; a checkpoint can be resumed (trainer.resume_mode=auto)"
+        )
     advantages = group_advantages(scores, index.tolist(), settings, norm_by_std=norm_by_std)
     advantages = advantages.unsqueeze(-1) * response_mask
     return advantages, advantages

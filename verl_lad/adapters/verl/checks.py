@@ -41,7 +41,7 @@ def checked_settings(root: DictConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: naming key, value and what is allowed.
-        RuntimeError: if a node of the Ray cluster lacks LAD.
+        RuntimeError: if this process or a node of the Ray cluster lacks LAD.
     """
     section = OmegaConf.select(root, SECTION)
     if section is None:  # a part of a configuration, cut off from its root
@@ -57,6 +57,8 @@ def checked_settings(root: DictConfig) -> dict[str, Any]:
             f"algorithm.policy_loss={policy_loss!r} contradicts {LOSS_MODE}={loss_mode!r}; "
             f"allowed: one of the two, or both equal. Remove {LOSS_MODE} from your command line or recipe"
         )
+    if NAME in (loss_mode, estimator):
+        _require_lad_here()
     if loss_mode == NAME:
         require_lad_on_every_node()
         _check_trainer(root)
@@ -73,6 +75,18 @@ def checked_settings(root: DictConfig) -> dict[str, Any]:
 def _get(root: DictConfig, key: str, default: Any = None) -> Any:
     value = OmegaConf.select(root, key)
     return default if value is None else value
+
+
+def _require_lad_here() -> None:
+    """Registered as soon as somebody imports verl's registries; a failure then was a warning in this process's log."""
+    import verl.trainer.ppo.core_algos  # noqa: F401
+
+    from verl_lad.adapters.verl import plugin
+
+    if plugin.load_error is not None:
+        raise RuntimeError(
+            f"{NAME!r} is not registered in verl: {plugin.load_error}. Run `verl-lad doctor` in this environment"
+        )
 
 
 def _check_trainer(root: DictConfig) -> None:
