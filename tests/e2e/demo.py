@@ -28,6 +28,7 @@ def start_demo(output_dir: Path, name: str, algo: str, steps: int, *overrides: s
         **more,
     }
     command = ["bash", str(REPOSITORY / "recipes" / "run_cpu_demo.sh"), *overrides]
+    output_dir.mkdir(exist_ok=True)
     log = output_dir / f"{name}.log"
     with log.open("a") as stream:
         process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=stream, stderr=subprocess.STDOUT)

@@ -2,16 +2,12 @@
 
 import json
 import math
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 

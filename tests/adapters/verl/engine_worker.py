@@ -56,12 +56,14 @@ class Case:
         overrides: of verl's ppo_trainer, beside OVERRIDES.
         fields: what the batch carries beside what it must, or instead of it, by the name that it has in batch.pt.
         nested: as verl's v1 trainer sends a batch; False: padded, as the one before does.
+        spoilt: name of a parameter that has a NaN in it.
     """
 
     name: str
     overrides: tuple[str, ...] = ()
     fields: dict[str, str] = field(default_factory=dict)
     nested: bool = True
+    spoilt: str = ""
 
 
 def compose_case(case: Case, directory: Path) -> DictConfig:
@@ -142,6 +144,10 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
         gradients.append({n: full(p.grad) for n, p in engine.module.named_parameters() if p.grad is not None})
         return step()
 
+    with torch.no_grad():
+        for name, parameter in engine.module.named_parameters():
+            if name == case.spoilt:
+                parameter.view(-1)[0] = torch.nan  # in each rank's shard
     before = {n: full(p) for n, p in engine.module.named_parameters()}
     engine.optimizer_step = recorded_step
     output = worker.update_actor(data)

@@ -100,4 +100,5 @@ def test_a_reward_that_is_not_finite_ends_the_run_and_names_the_response(value):
     ) as said:
         estimate("lad", algorithm(), data)
     assert "(uid prompt-1)" in str(said.value)
+    assert estimate("grpo", algorithm(), data)["advantages"].isnan().any(), "verl's own goes on, and drops the update"
     assert "trainer.resume_mode" in str(said.value)

@@ -4,6 +4,7 @@ Every gradient of every parameter is compared with one that owes verl's engine n
 at a time and without padding, the reference loss by autograd, verl's agg_loss over the whole mini-batch.
 """
 
+import math
 import os
 import socket
 import subprocess
@@ -136,6 +137,12 @@ UNSCALED = [
     for size in (1, 4)
 ]
 
+SPOILT = Case(
+    "a NaN in the model",
+    (*loss_of("token", "token-mean"), *micro_batch(1), f"{ACTOR}.ppo_mini_batch_size=1"),
+    spoilt="model.norm.weight",
+)
+
 
 def log_probs(model: Qwen2ForCausalLM, batch: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:
     """(B, T), a response at a time; 0 where there is no token."""
@@ -192,7 +199,7 @@ def directory(tmp_path_factory) -> Path:
     accepted = batch["accepted"].sum(-1) > 0
     assert 0 < accepted.sum() < (response_mask.sum(-1) > 0).sum()
     torch.save(batch, directory / "batch.pt")
-    write_cases([*CASES, *UNSCALED], directory)
+    write_cases([*CASES, *UNSCALED, SPOILT], directory)
     return directory
 
 
@@ -315,6 +322,20 @@ def test_the_metrics_are_those_of_our_loss(results):
         for name, result in by_case.items():
             missing = set(METRIC_NAMES) - set(result["metrics"])
             assert not missing, (name, missing)
+
+
+def test_a_nan_log_prob_is_seen_in_the_metrics_and_changes_no_parameter(results):
+    # verl's own: it skips an update whose gradient is not finite, and its worker prints "WARN: grad_norm is not finite"
+    for world_size, by_case in results.items():
+        result = by_case[SPOILT.name]
+        assert len(result["gradients"]) == 2
+        for gradient in result["gradients"]:
+            assert all(value.isnan().any() for value in gradient.values()), "every parameter has some"
+        for name, value in result["before"].items():
+            torch.testing.assert_close(result["after"][name], value, rtol=0, atol=0, equal_nan=True)
+        assert all(math.isnan(value) for value in result["metrics"]["grad_norm"])
+        for name in ("ppo_kl", "lad/divergence"):
+            assert all(math.isnan(value) for value in result["metrics"][f"actor/{name}"]), (world_size, name)
 
 
 def test_without_loss_scale_factor_verls_v1_trainer_has_gradients_that_depend_on_the_split(results):
