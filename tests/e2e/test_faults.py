@@ -104,7 +104,8 @@ def test_a_run_whose_vllm_engine_is_killed_hangs_until_its_time_limit(tmp_path):
     assert f"verl_lad.cpu.run: stopping after the time limit of {limit} s" in text
 
 
-def test_a_full_disk_ends_the_run(tmp_path):
+def test_a_full_disk_ends_the_run_a_step_later(tmp_path):
+    # verl dumps in the background and asks at the next dump how the one before went
     rollouts = tmp_path / "rollouts"
     rollouts.mkdir()
     (rollouts / "2.jsonl").symlink_to("/dev/full")
@@ -112,8 +113,8 @@ def test_a_full_disk_ends_the_run(tmp_path):
     run_dir, status, log = run_demo(tmp_path, "run", "lad", 3, *overrides, N_GPUS="1", SAVE_FREQ="1")
     assert status == 1
     assert "OSError: [Errno 28] No space left on device" in log
-    assert [step for step, _ in training_steps(run_dir)] == [1]
-    assert (run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "1"
+    assert [step for step, _ in training_steps(run_dir)] == [1, 2]
+    assert (run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "3"
 
 
 def test_a_checkpoint_of_another_algorithm_is_resumed_with_its_optimizer_under_the_new_loss(tmp_path):
