@@ -41,6 +41,12 @@ def make_config(tmp_path, **settings):
         (ANCHORED | {"scale_rewards": True}, "scale_rewards=True"),
         (ANCHORED | {"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation"),
         (ANCHORED | {"sync_ref_model": True}, "sync_ref_model=True"),
+        ({"lad_fused": True, "beta": 0.1}, "beta=0.1 does not go with .*lad_fused=True: allowed is 0.0"),
+        ({"lad_fused": True, "entropy_coef": 0.1}, "entropy_coef=0.1"),
+        ({"lad_fused": True, "use_adaptive_entropy": True}, "use_adaptive_entropy=True"),
+        ({"lad_fused": True, "top_entropy_quantile": 0.5}, "top_entropy_quantile=0.5"),
+        ({"lad_fused": True, "off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5"),
+        ({"lad_fused": True, "cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32=True"),
     ],
 )
 def test_contradictions_are_refused_by_name(tmp_path, settings, words):
@@ -87,7 +93,7 @@ def test_defaults_are_the_objectives_and_otherwise_trls(tmp_path):
     assert make_config(tmp_path).lad_settings() == LADConfig()
     ours = {one.name: one.default for one in fields(LADTrainerConfig)}
     stock = {one.name: one.default for one in fields(GRPOConfig)}
-    assert set(ours) - set(stock) == {f"lad_{name}" for name in FIELD_NAMES}
+    assert set(ours) - set(stock) == {f"lad_{name}" for name in FIELD_NAMES} | {"lad_fused"}
     assert {name for name in stock if ours[name] != stock[name]} == {"scale_rewards"}
     assert all(ours["loss_type"] in AGGREGATIONS[ratio] for ratio in ["token"])
 

@@ -8,6 +8,7 @@ import trl
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from verl_lad.adapters.trl.fused import LOGIT_FACTORS
 from verl_lad.adapters.trl.trainer import AGGREGATIONS, FORWARD_KEYS, TRIED_TRL, LADTrainer
 
 SOURCE = {name: inspect.getsource(function) for name, function in inspect.getmembers(GRPOTrainer, inspect.isfunction)}
@@ -101,3 +102,19 @@ def test_the_configs_keys():
         "epsilon_high": None, "off_policy_mask_threshold": None,
     }.items() <= stock.items()  # fmt: skip
     assert not {name for name in stock if name.startswith("lad")}
+
+
+def test_what_the_fused_loss_stands_beside():
+    from trl.trainer import utils
+
+    assert "final_logit_softcapping" in inspect.getsource(utils.add_fused_lm_head)
+    scaling = set(re.findall(r'text_config, "(\w+)", None\)', inspect.getsource(utils.add_fused_lm_head)))
+    assert scaling - {"final_logit_softcapping"} == set(LOGIT_FACTORS)
+    assert names(utils.maybe_gather_lm_head_ctx) == ["params"]
+    normalisers = re.findall(r"normalizer = (.*)", LOSS)
+    assert set(normalisers) == {
+        'self.current_gradient_accumulation_steps if mode == "train" else 1.0  # no accum in eval',
+        'inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes',
+        "normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation",
+        'self.current_gradient_accumulation_steps if mode == "train" else 1.0',
+    }

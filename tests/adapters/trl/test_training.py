@@ -21,6 +21,7 @@ def moved(directory, trainer) -> float:
     return float((parameters(trainer.model) - parameters(make_model(directory))).abs().max())
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("anchor", ANCHORS, ids=str)
 @pytest.mark.parametrize(
     ("ratio", "loss_type", "agg_mode"),
@@ -33,12 +34,12 @@ def moved(directory, trainer) -> float:
     ],
 )
 def test_iterations_and_mini_batches_are_epochs_of_verls_policy_loss_over_the_same_batch(
-    tmp_path, anchor, ratio, loss_type, agg_mode
+    tmp_path, anchor, ratio, loss_type, agg_mode, fused
 ):
     learning_rate = 0.01 if loss_type == "luspo" else 0.05  # it sums: too large a step magnifies rounding
     trainer = make_trainer(
         tmp_path, RecordingTrainer, lad_ratio=ratio, loss_type=loss_type, per_device_train_batch_size=4,
-        steps_per_generation=2, num_iterations=2, max_steps=8, learning_rate=learning_rate, **anchor,
+        steps_per_generation=2, num_iterations=2, max_steps=8, learning_rate=learning_rate, lad_fused=fused, **anchor,
     )  # fmt: skip
     trainer.train()
     epochs = trainer.micro_batches
@@ -90,7 +91,7 @@ def test_a_batch_may_be_accumulated_in_any_number_of_micro_batches(tmp_path, anc
         {}, {"num_iterations": 2}, {"beta": 0.1, "use_bias_correction_kl": True}, {"top_entropy_quantile": 0.5},
         {"off_policy_mask_threshold": 0.01, "num_iterations": 2}, {"lad_anchor": "reference", "num_iterations": 2},
         {"lad_partition": "group", "lad_divergence": "tv"}, {"mask_truncated_completions": True},
-        {"entropy_coef": 0.01, "gradient_checkpointing": True},
+        {"entropy_coef": 0.01, "gradient_checkpointing": True}, {"lad_fused": True, "gradient_checkpointing": True},
     ],
     ids=str,
 )  # fmt: skip

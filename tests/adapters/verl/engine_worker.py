@@ -147,7 +147,7 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, parameter in engine.module.named_parameters():
             if name == case.spoilt:
-                parameter.view(-1)[0] = torch.nan  # in each rank's shard
+                parameter.to_local().view(-1)[0] = torch.nan  # in each rank's shard
     before = {n: full(p) for n, p in engine.module.named_parameters()}
     engine.optimizer_step = recorded_step
     output = worker.update_actor(data)

@@ -330,7 +330,7 @@ def test_a_nan_log_prob_is_seen_in_the_metrics_and_changes_no_parameter(results)
         result = by_case[SPOILT.name]
         assert len(result["gradients"]) == 2
         for gradient in result["gradients"]:
-            assert all(value.isnan().any() for value in gradient.values()), "every parameter has some"
+            assert any(value.isnan().any() for value in gradient.values())
         for name, value in result["before"].items():
             torch.testing.assert_close(result["after"][name], value, rtol=0, atol=0, equal_nan=True)
         assert all(math.isnan(value) for value in result["metrics"]["grad_norm"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from verl_lad.adapters.trl.fused import add_lad_head
 from verl_lad.objective import DIAGNOSTICS, LADConfig, group_advantages, lad_diagnostics, lad_terms
 from verl_lad.objective.config import FIELD_NAMES
 
@@ -103,6 +104,13 @@ class LADTrainerConfig(GRPOConfig):
     lad_max_log_weight: float = field(
         default=20.0, metadata={"help": "A / eta is limited to this where exp(A / eta) itself is formed. Ours."}
     )
+    lad_fused: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute loss and gradient from hidden states in one pass, without the logits of all tokens and "
+            "without computing them again in backward, as TRL's own head does. Without the entropy metric. Ours."
+        },
+    )
 
     def __post_init__(self) -> None:
         settings = self.lad_settings()
@@ -122,11 +130,21 @@ class LADTrainerConfig(GRPOConfig):
                 "beta": (0.0,),  # the target holds the pull to the reference already: a second one moves the optimum
                 "sync_ref_model": (False,),
             }
+        if self.lad_fused:  # there is no per-token loss for the parent to add to
+            allowed |= {
+                "beta": (0.0,),
+                "entropy_coef": (0.0,),
+                "use_adaptive_entropy": (False,),
+                "top_entropy_quantile": (1.0,),
+                "off_policy_mask_threshold": (None,),
+                "cast_lm_head_to_fp32": (False,),
+            }
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise ValueError(
-                    f"{key}={getattr(self, key)!r} does not go with LAD, lad_ratio={settings.ratio!r} and "
-                    f"lad_anchor={settings.anchor!r}: allowed is {', '.join(map(repr, values))}"
+                    f"{key}={getattr(self, key)!r} does not go with LAD, lad_ratio={settings.ratio!r}, "
+                    f"lad_anchor={settings.anchor!r} and lad_fused={self.lad_fused}: allowed is "
+                    f"{', '.join(map(repr, values))}"
                 )
         self._warn_of_what_has_no_use(settings)
         super().__post_init__()
@@ -166,8 +184,11 @@ class LADTrainer(GRPOTrainer):
     a response that no reward function scored moves nothing. Metrics: lad/ and the names of DIAGNOSTICS; anchored,
     lad/reference_kl too, the mean over responses of log pi_old - log pi_ref.
 
+    With lad_fused the loss comes from hidden states (`lad_linear_loss`), weighted as the parent aggregates.
+
     Raises:
         TypeError: if args is not a LADTrainerConfig.
+        ValueError: with lad_fused, if the model scales its logits or has a loss of its own routers.
     """
 
     _tag_names: ClassVar = ["trl", "lad"]
@@ -201,6 +222,11 @@ class LADTrainer(GRPOTrainer):
         self._lad = args.lad_settings()
         with self._reference_wanted(args):
             super().__init__(model, reward_funcs, args, *others, **named)
+        if args.lad_fused:
+            if self.aux_loss_enabled:
+                raise ValueError("lad_fused=True does not go with router_aux_loss_coef: the loss is LAD's alone")
+            with_peft = hasattr(self.model, "get_base_model")
+            add_lad_head(self.model.get_base_model() if with_peft else self.model, self.temperature)
         self.beta = args.beta
         self.epsilon_low = self.epsilon_high = math.inf
 
@@ -282,6 +308,8 @@ class LADTrainer(GRPOTrainer):
         return log_prob
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self.args.lad_fused:
+            return self._fused_loss(model, inputs)
         self._lad_inputs = dict(inputs)  # a copy: TRL uses the buffered inputs again in later iterations
         try:
             loss = super()._compute_loss(model, self._lad_inputs)
@@ -292,6 +320,60 @@ class LADTrainer(GRPOTrainer):
             return loss
         finally:
             self._lad_inputs = None
+
+    def _fused_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """The loss that the parent would aggregate, from hidden states.
+
+        Raises:
+            ValueError: if the batch holds more for the model than tokens.
+        """
+        more = [key for key in FORWARD_KEYS if inputs.get(key) is not None]
+        if more:
+            raise ValueError(f"lad_fused=True is for text alone; the batch holds {', '.join(more)}")
+        mask = _loss_mask(inputs)
+        advantages = inputs["advantages"]
+        if advantages.dim() == 1:
+            advantages = advantages.unsqueeze(1)
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        with self.accelerator.autocast():
+            outputs = model(
+                input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+                attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+                lad_inputs={
+                    "labels": inputs["completion_ids"],
+                    "old_log_prob": inputs.get("old_per_token_logps"),
+                    "advantages": advantages.expand(mask.shape),
+                    "response_mask": mask & ~advantages.isnan(),
+                    "config": self._lad,
+                    "response_weights": self._response_weights(mask, inputs),
+                    "token_weights": inputs["importance_sampling_ratio"].expand(mask.shape) if corrected else None,
+                },
+            )
+        self._log_diagnostics(outputs["diagnostics"])
+        return outputs["loss"]
+
+    def _response_weights(self, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """(B,) what the parent multiplies the sum of a response's losses by (trl/trainer/grpo_trainer.py:3153-3186)."""
+        size, length = mask.shape[0], mask.sum(-1).clamp(min=1)
+        one = torch.ones(size, device=mask.device)
+        training = self.model.training
+        accumulation = self.current_gradient_accumulation_steps if training else 1.0
+        if self.loss_type == "dapo":
+            tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+            return one / (tokens * (accumulation / self.args.steps_per_generation if training else 1.0))
+        divisor = {
+            "grpo": size * length,
+            "bnpo": mask.sum().clamp(min=1),
+            "dr_grpo": size * self.max_completion_length,
+            "luspo": size,
+        }[self.loss_type]
+        return one / divisor / accumulation
+
+    def _log_diagnostics(self, diagnostics: Tensor) -> None:
+        mode = "train" if self.model.training else "eval"
+        values = self.accelerator.gather(diagnostics.unsqueeze(0)).mean(0).tolist()
+        for name, value in zip(DIAGNOSTICS, values, strict=True):
+            self._metrics[mode][f"lad/{name}"].append(value)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any, Any]:
         log_prob, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -321,10 +403,7 @@ class LADTrainer(GRPOTrainer):
         inputs["lad_advantages"] = advantages
 
         terms = lad_terms(log_prob, old, advantages.expand_as(log_prob), mask & ~advantages.isnan(), self._lad)
-        mode = "train" if self.model.training else "eval"
-        values = self.accelerator.gather(lad_diagnostics(terms, self._lad).unsqueeze(0)).mean(0).tolist()
-        for name, value in zip(DIAGNOSTICS, values, strict=True):
-            self._metrics[mode][f"lad/{name}"].append(value)
+        self._log_diagnostics(lad_diagnostics(terms, self._lad))
 
         for key in ("ref_per_token_logps", "importance_sampling_ratio", "sampling_per_token_logps"):
             if key in inputs and inputs[key].shape == mask.shape:
