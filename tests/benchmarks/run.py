@@ -34,12 +34,18 @@ QUICK = {
 }
 
 
+def header(here: dict) -> str:
+    """One line: date, machine, versions."""
+    packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
+    return f"`make bench`, {here['date']}, {here['cpu']}, Python {here['python']}, {packages}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
     arguments = parser.parse_args()
     beside = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(FRAMEWORKS)]))
-    sections, failed = [f"# Benchmarks\n\n`make bench`, {machine()}\n"], 0
+    sections, failed = [f"# Benchmarks\n\n{header(machine())}\n"], 0
     for command, title in TITLES.items():
         script, *options = command.split()
         options += QUICK[script] if arguments.quick else []
