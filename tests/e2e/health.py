@@ -16,6 +16,11 @@ def training_steps(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
     return [(step, metrics) for step, metrics in read_metrics(run_dir) if "actor/grad_norm" in metrics]
 
 
+def logged(run_dir: Path) -> bool:
+    """Whether the metrics of a training step are written."""
+    return any('"actor/grad_norm"' in file.read_text() for file in run_dir.glob("metrics*.jsonl"))
+
+
 def complaints(run_dir: Path, log: str, steps: int, ranks: int) -> list[str]:
     """Everything that is wrong with a finished run, one line each; empty for a healthy one."""
     found = []

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from .demo import TIME_LIMIT, run_demo, start_demo
-from .health import complaints, training_steps
+from .health import complaints, logged, training_steps
 
 HERE = Path(__file__).parent
 ENDS_WITHIN = 60
@@ -32,7 +32,7 @@ def reward(name: str) -> tuple[str, ...]:
 
 
 def wait_for_a_step(process: subprocess.Popen, run_dir: Path, log: Path) -> None:
-    while not any('"actor/grad_norm"' in file.read_text() for file in run_dir.glob("metrics*.jsonl")):
+    while not logged(run_dir):
         assert process.poll() is None, log.read_text(errors="replace")[-3000:]
         time.sleep(0.1)
 

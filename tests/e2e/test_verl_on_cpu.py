@@ -14,7 +14,7 @@ import torch
 from verl_lad.evaluation import summarise
 
 from .demo import TIME_LIMIT, run_demo, start_demo, traces, trainer_of
-from .health import MAX_ROLLOUT_KL, complaints, training_steps
+from .health import MAX_ROLLOUT_KL, complaints, logged, training_steps
 
 RANKS = 2
 NO_VALIDATION = ("trainer.val_before_train=False", "trainer.test_freq=-1")
@@ -55,11 +55,6 @@ def test_lad_trains_in_verls_own_trainer_in_every_worker_and_leaves_nothing_behi
     assert (output_dir / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "</html>" in (output_dir / "report" / "report.html").read_text()
     assert left == set()
-
-
-def logged(run_dir: Path) -> bool:
-    """Whether the metrics of a training step are written."""
-    return any('"actor/grad_norm"' in file.read_text() for file in run_dir.glob("metrics*.jsonl"))
 
 
 def questions(output_dir: Path, name: str, step: int) -> Counter[str]:
