@@ -105,7 +105,7 @@ class Curve:
     """A finished run. S measurements, the first of them the base; P prompts.
 
     samples: (S,); accuracy, entropy, collision: (S, P), as in policy.exact_statistics; records: the S - 1 later lines
-    of the file; seconds: the whole run's.
+    of the file; seconds: the whole run's; actor_peak_mb: of its actor's process, None in older files.
     """
 
     run: dict[str, Any]
@@ -115,6 +115,7 @@ class Curve:
     collision: np.ndarray
     records: tuple[dict[str, Any], ...]
     seconds: float
+    actor_peak_mb: float | None = None
 
     @property
     def mean_accuracy(self) -> np.ndarray:
@@ -177,7 +178,9 @@ def read_curve(path: Path) -> Curve:
     base, *records = rest[:-1]
     exact = {key: np.array([r["exact"][key] for r in (base, *records)]) for key in ("accuracy", "entropy", "collision")}
     samples = np.array([0, *(r["samples"] for r in records)], dtype=np.float64)
-    return Curve(first, samples, **exact, records=tuple(records), seconds=rest[-1]["seconds"])
+    last = rest[-1]
+    peak = last.get("actor_peak_mb")
+    return Curve(first, samples, **exact, records=tuple(records), seconds=last["seconds"], actor_peak_mb=peak)
 
 
 def read_results(directory: Path, plan: Sequence[Run]) -> tuple[Curves, list[str]]:
@@ -330,7 +333,7 @@ def step_seconds(curve: Curve, phase: str) -> np.ndarray:
 
 
 def cost_section(curves: Curves) -> str:
-    """Each pair's ratio of median seconds a step, by seed."""
+    """Each pair's ratio of median seconds a step and of the actor's peak memory, by seed."""
     rows = []
     for method, beside in COST_PAIRS:
         both = [
@@ -339,13 +342,18 @@ def cost_section(curves: Curves) -> str:
             if ("cost", "digits", method, seed) in curves and ("cost", "digits", beside, seed) in curves
         ]
         cells = []
-        for phase in ("update_actor", "step"):
-            medians = [[float(np.median(step_seconds(c, phase)[WARM_UP:])) for c in pair] for pair in both]
-            ratios = sorted(a / b for a, b in medians)
-            cells.append(f"{np.median([b for _, b in medians]):.2f}" if both else "no run")
+        for digits, value in (
+            (2, lambda c: float(np.median(step_seconds(c, "update_actor")[WARM_UP:]))),
+            (2, lambda c: float(np.median(step_seconds(c, "step")[WARM_UP:]))),
+            (0, lambda c: c.actor_peak_mb),
+        ):
+            values = [[value(c) for c in pair] for pair in both]
+            ratios = sorted(a / b for a, b in values)
+            cells.append(f"{np.median([b for _, b in values]):.{digits}f}" if both else "no run")
             cells.append(f"{np.median(ratios):.3f} ({', '.join(f'{r:.3f}' for r in ratios)})" if both else "no run")
         rows.append([f"{method} / {beside}", str(len(both)), *cells])
-    return table(("pair", "pairs of runs", "update_actor, s", "ratio", "step, s", "ratio"), rows)
+    head = ("pair", "pairs of runs", "update_actor, s", "ratio", "step, s", "ratio", "actor's peak, MB", "ratio")
+    return table(head, rows)
 
 
 def seconds_section(curves: Curves) -> str:
@@ -579,7 +587,8 @@ machine: these times do not compare methods well.
 """
 COST = f"""\
 Runs of 20 steps that take turns in one launch on a machine that did nothing else: medians over the steps after the
-first {WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds: the second one.
+first {WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds and MB: the second
+one's. Peak: the most memory that the actor's process had resident in a run, most of which is torch itself.
 """
 
 

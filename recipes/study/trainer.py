@@ -7,6 +7,7 @@ data and reference by the run's own configuration, vLLM's weights by verl's weig
 
 import json
 import os
+import re
 import time
 from collections import defaultdict
 from functools import partial
@@ -49,6 +50,13 @@ class StudyWorker(ActorRolloutRefWorker):
             worker.model_config.local_path = config.model.path
             worker.reset()
         self.actor.set_loss_fn(partial(ppo_loss, config=actor_config))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins again
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def peak_memory(self) -> float:
+        """MB, the most that was resident since begin_run."""
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(peak) / 1e3
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def measure(self, task: str) -> dict[str, list[float]]:
@@ -92,7 +100,9 @@ class StudyTrainer(PPOTrainerSync):
             self._write({key: value for key, value in OmegaConf.to_container(run).items() if key != "config"})
             self._write({"step": 0, "exact": self._exact()})
             super().fit(agent_loop_manager)
-            self._write({"done": True, "seconds": round(time.monotonic() - started, 1)})
+            (peak,) = self.actor_rollout_wg.peak_memory()
+            seconds = round(time.monotonic() - started, 1)
+            self._write({"done": True, "seconds": seconds, "actor_peak_mb": round(peak, 1)})
         os.rename(partial_path, path)
 
     def _exact(self) -> dict[str, list[float]]:

@@ -16,7 +16,6 @@ from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.workers.config import FSDPActorConfig
 
 from verl_lad import LADConfig
-from verl_lad.adapters.verl import policy_loss
 from verl_lad.adapters.verl.settings import LADPolicyLossConfig
 
 OURS = "lad"
@@ -25,12 +24,12 @@ SHAPES = [(8, 512), (8, 4096), (8, 16384), (64, 512), (64, 4096), (64, 16384)]
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def actor_config(loss_mode: str) -> FSDPActorConfig:
+def actor_config(loss_mode: str, compiled: bool) -> FSDPActorConfig:
     return FSDPActorConfig(
         strategy="fsdp2",
         rollout_n=2,
         ppo_micro_batch_size_per_gpu=1,
-        policy_loss=LADPolicyLossConfig(loss_mode=loss_mode, lad=LADConfig()),
+        policy_loss=LADPolicyLossConfig(loss_mode=loss_mode, lad=LADConfig(compile=compiled)),
     )
 
 
@@ -50,9 +49,9 @@ def micro_batch(rows: int, length: int, dtype: torch.dtype) -> dict[str, Tensor]
     }
 
 
-def step(loss_mode: str, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
-    """Forward and backward, as verl's ppo_loss does it."""
-    loss_function, config = get_policy_loss_fn(loss_mode), actor_config(loss_mode)
+def step(loss_mode: str, batch: dict[str, Tensor], compiled: bool = False) -> Callable[[], Tensor]:
+    """Forward and backward, as verl's ppo_loss does it. `compiled`: algorithm.lad.compile."""
+    loss_function, config = get_policy_loss_fn(loss_mode), actor_config(loss_mode, compiled)
 
     def run() -> Tensor:
         log_prob = batch["log_prob"].detach().requires_grad_()
@@ -65,9 +64,9 @@ def step(loss_mode: str, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
     return run
 
 
-def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int) -> dict[str, object]:
+def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, compiled: bool) -> dict[str, object]:
     batch = micro_batch(*shape, dtype)
-    contenders = {name: step(name, batch) for name in (OURS, *THEIRS)}
+    contenders = {name: step(name, batch, compiled) for name in (OURS, *THEIRS)}
     seconds = interleaved_seconds(contenders, rounds)
     peaks = {name: peak_bytes(run) for name, run in contenders.items()}
     return {
@@ -101,14 +100,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--largest", type=int, default=64 * 16384, help="leave out shapes with more tokens")
-    parser.add_argument("--compile", action="store_true", help="our part of the loss under torch.compile")
+    parser.add_argument("--compile", action="store_true", help="with algorithm.lad.compile=True")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.compile:
-        policy_loss.lad_responses = torch.compile(policy_loss.lad_responses, fullgraph=True, dynamic=False)
-        torch._dynamo.config.recompile_limit = 2 * len(SHAPES) * len(DTYPES)
+    torch._dynamo.config.recompile_limit = 2 * len(SHAPES) * len(DTYPES)  # a run of verl's has fewer kinds of shapes
     shapes = [shape for shape in SHAPES if shape[0] * shape[1] <= arguments.largest]
-    results = [measure(shape, dtype, arguments.rounds) for dtype in DTYPES for shape in shapes]
+    results = [measure(shape, dtype, arguments.rounds, arguments.compile) for dtype in DTYPES for shape in shapes]
     write_results("loss_compiled" if arguments.compile else "loss", results)
     print(table(results))
 

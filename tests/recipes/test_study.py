@@ -344,7 +344,8 @@ def curve(study, accuracy, share, method="grpo", task="digits", seed=0, **run):
         np.log(share)[:, None] + np.log([20.0, 30.0]),
         1 / (share[:, None] * np.array([20.0, 30.0])),
         records,
-        10.0,
+        seconds=10.0,
+        actor_peak_mb=1000.0,
     )
 
 
@@ -415,17 +416,17 @@ def made_results(study, missing=()):
     }
 
 
-def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up(study):
-    def timed(method, seconds):
+def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up_and_of_peak_memory(study):
+    def timed(peak, seconds):
         records = tuple({"step": i + 1, "seconds": {"update_actor": t, "step": 2 * t}} for i, t in enumerate(seconds))
-        return SimpleNamespace(records=records)
+        return SimpleNamespace(records=records, actor_peak_mb=peak)
 
     slow_start = [50.0, 51.0, 52.0]
-    curves = {("cost", "digits", "grpo", 0): timed("grpo", [*slow_start, 53.0, 54.0, 55.0])}
-    curves["cost", "digits", "lad", 0] = timed("lad", [*slow_start, 53.5, 54.0, 54.5])
+    curves = {("cost", "digits", "grpo", 0): timed(1000.0, [*slow_start, 53.0, 54.0, 55.0])}
+    curves["cost", "digits", "lad", 0] = timed(1010.0, [*slow_start, 53.5, 54.0, 54.5])
     text = study.analyse.cost_section(curves)
-    assert "| lad / grpo | 1 | 1.00 | 0.500 (0.500) | 2.00 | 0.500 (0.500) |" in text
-    assert "| lad_anchored / grpo_kl | 0 | no run | no run |" in text
+    assert "| lad / grpo | 1 | 1.00 | 0.500 (0.500) | 2.00 | 0.500 (0.500) | 1000 | 1.010 (1.010) |" in text
+    assert "| lad_anchored / grpo_kl | 0 | no run | no run | no run |" in text
 
 
 def test_missing_runs_are_said(study):

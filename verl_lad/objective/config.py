@@ -30,6 +30,8 @@ class LADConfig:
             policy, so that the target stands still. It implies un-normalised advantages and partition="group".
         max_log_ratio: beyond it rho = exp(l) grows no further; l - u, and with it the force towards the target, stays.
         max_log_weight: limit of u = A / eta where exp(u) or exp(-u) itself is formed (hellinger, rkl, jeffreys, alpha).
+        compile: evaluate loss, gradient and diagnostics in one kernel made by torch.compile, at the first batch: the
+            same numbers to rounding, in less memory, and in less time where a batch has many tokens.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -43,6 +45,7 @@ class LADConfig:
     anchor: str = "old"
     max_log_ratio: float = 20.0
     max_log_weight: float = 20.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high, requirement in (
@@ -63,6 +66,8 @@ class LADConfig:
         for name, allowed in (("ratio", RATIOS), ("partition", PARTITIONS), ("anchor", ANCHORS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: one of {', '.join(allowed)}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile={self.compile!r} is not allowed: True or False")
 
 
 FIELD_NAMES = tuple(field.name for field in fields(LADConfig))

@@ -1,14 +1,17 @@
 """The fast loss: closed-form gradient, one autograd function, one saved tensor, blocks that stay in a cache."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from verl_lad.objective.config import LADConfig
 from verl_lad.objective.divergences import get_divergence
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 MAX_BEYOND = 1e6
 """How far beyond max_log_ratio a log-ratio may count: finite, so that a log-prob of -inf gives a finite g."""
@@ -104,15 +107,27 @@ def check_shapes(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, res
         raise ValueError(f"log_prob must be floating point, got {log_prob.dtype}")
 
 
-def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+@cache
+def _compiled(function: Function) -> Function:
+    # Sizes stay symbols: verl's micro-batches differ in both. Not fullgraph: whoever exceeds torch's limit of
+    # recompilations goes on eagerly, with torch's warning.
+    return torch.compile(function, dynamic=True)
+
+
+def as_configured(function: Function, config: LADConfig) -> Function:
+    """`function`, under torch.compile if `config` says so and nobody compiles it already."""
+    return _compiled(function) if config.compile and not torch.compiler.is_compiling() else function
+
+
+def row_blocks(*tensors: Tensor, whole: bool = False) -> Iterator[tuple[Tensor, ...]]:
     """The same rows of each tensor, block by block, at least one; the first is a (B, T) matrix.
 
-    Under torch.compile, which fuses the operations instead, there is one block.
+    There is one block if the caller wants the whole, and under torch.compile: it fuses the operations instead.
     """
     rows, length = tensors[0].shape
     elements = CPU_BLOCK if tensors[0].device.type == "cpu" else ACCELERATOR_BLOCK
     step = max(1, elements // max(1, length))
-    if rows <= step or torch.compiler.is_compiling():
+    if whole or rows <= step or torch.compiler.is_compiling():
         return iter([tensors])
     return zip(*(tensor.split(step) for tensor in tensors), strict=True)
 
@@ -220,8 +235,15 @@ def lad_terms(
     config = config or LADConfig()
     check_shapes(log_prob, old_log_prob, advantages, response_mask)
     with torch.no_grad():
-        terms = evaluate(log_prob, old_log_prob, advantages, response_mask, config)
+        terms = as_configured(evaluate, config)(log_prob, old_log_prob, advantages, response_mask, config)
     return replace(terms, loss=GivenGradient.apply(log_prob, terms.loss, terms.token_weight))
+
+
+def _loss_and_weight(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig
+) -> tuple[Tensor, Tensor]:
+    terms = evaluate(log_prob, old_log_prob, advantages, response_mask, config)
+    return terms.loss, terms.token_weight
 
 
 def lad_loss(
@@ -249,9 +271,10 @@ def lad_loss(
     config = config or LADConfig()
     check_shapes(log_prob, old_log_prob, advantages, response_mask)
     loss, weight = RowBuffer(log_prob), RowBuffer(log_prob)
+    block_of = as_configured(_loss_and_weight, config)
     with torch.no_grad():
-        for policy, old, A, mask in row_blocks(log_prob, old_log_prob, advantages, response_mask):
-            terms = evaluate(policy, old, A, mask, config)
-            loss.append(terms.loss)
-            weight.append(terms.token_weight)
+        for block in row_blocks(log_prob, old_log_prob, advantages, response_mask, whole=config.compile):
+            block_loss, block_weight = block_of(*block, config)
+            loss.append(block_loss)
+            weight.append(block_weight)
     return GivenGradient.apply(log_prob, loss.matrix, weight.matrix)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from verl_lad.objective.config import LADConfig
 from verl_lad.objective.diagnostics import finish, partial_diagnostics
-from verl_lad.objective.loss import GivenGradient, RowBuffer, check_shapes, evaluate, row_blocks
+from verl_lad.objective.loss import GivenGradient, RowBuffer, as_configured, check_shapes, evaluate, row_blocks
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,23 @@ class LADResponses:
     loss_sum: Tensor
     length: Tensor
     diagnostics: Tensor
+
+
+def _respond(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    token_weights: Tensor | None,
+    config: LADConfig,
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Of a block of responses: (B,) sums, (B,) lengths, (B, T) gradient, and the parts of the diagnostics."""
+    terms = evaluate(log_prob, old_log_prob, advantages, response_mask, config)
+    loss, token_weight = terms.loss, terms.token_weight
+    if token_weights is not None:
+        factor = torch.where(terms.response_mask, token_weights.to(loss.dtype), 0.0)
+        loss, token_weight = loss * factor, token_weight * factor
+    return loss.sum(-1), terms.length, token_weight, partial_diagnostics(terms, config)
 
 
 def lad_responses(
@@ -54,17 +71,18 @@ def lad_responses(
         )
     weight = RowBuffer(log_prob)
     sums, lengths, parts = [], [], []
+    respond = as_configured(_respond, config)
     factors = response_mask if token_weights is None else token_weights
     with torch.no_grad():
-        for policy, old, A, mask, factor in row_blocks(log_prob, old_log_prob, advantages, response_mask, factors):
-            terms = evaluate(policy, old, A, mask, config)
-            loss, token_weight = terms.loss, terms.token_weight
-            if token_weights is not None:
-                factor = torch.where(terms.response_mask, factor.to(loss.dtype), 0.0)
-                loss, token_weight = loss * factor, token_weight * factor
-            weight.append(token_weight)
-            sums.append(loss.sum(-1))
-            lengths.append(terms.length)
-            parts.append(partial_diagnostics(terms, config))
+        for *block, factor in row_blocks(
+            log_prob, old_log_prob, advantages, response_mask, factors, whole=config.compile
+        ):
+            block_sums, block_lengths, block_weight, block_parts = respond(
+                *block, None if token_weights is None else factor, config
+            )
+            weight.append(block_weight)
+            sums.append(block_sums)
+            lengths.append(block_lengths)
+            parts.append(block_parts)
         loss_sum, length, diagnostics = torch.cat(sums), torch.cat(lengths).long(), finish(parts)
     return LADResponses(GivenGradient.apply(log_prob, loss_sum, weight.matrix), length, diagnostics)

@@ -132,8 +132,10 @@ def test_not_warned_of(case, parse, caplog):
 
 
 def test_every_setting_reaches_the_arguments_that_openrlhf_sends_to_its_workers(parse):
-    settings = LADConfig(0.5, "alpha", 1.5, "geometric", "group", "old", 10.0, 5.0)
-    flags = [text for name, value in vars(settings).items() for text in (f"{SECTION}.{name}", str(value))]
+    settings = LADConfig(0.5, "alpha", 1.5, "geometric", "group", "old", 10.0, 5.0, compile=True)
+    flags = [f"{SECTION}.compile"]
+    for name, value in vars(settings).items():
+        flags += [] if name == "compile" else [f"{SECTION}.{name}", str(value)]
     args = parse(*LAD, *NO_KL, "--actor.loss_agg_mode", "seq-mean-token-mean", *flags)
     assert lad_config(args) == settings
     assert args.actor.policy_loss_type == "lad"

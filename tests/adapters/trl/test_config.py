@@ -103,13 +103,13 @@ def test_every_setting_is_read_from_the_command_line(tmp_path, parser):
     line = {
         "lad_eta": 0.125, "lad_divergence": "alpha", "lad_alpha": 1.5, "lad_ratio": "sequence", "loss_type": "luspo",
         "lad_partition": "group", "lad_anchor": "reference", "lad_max_log_ratio": 10.0, "lad_max_log_weight": 12.0,
-        "scale_rewards": "none", "beta": 0.0, "output_dir": str(tmp_path), "bf16": False,
+        "scale_rewards": "none", "beta": 0.0, "output_dir": str(tmp_path), "bf16": False, "lad_compile": True,
     }  # fmt: skip
     arguments = [part for key, value in line.items() for part in (f"--{key}", str(value))]
     made = parser(LADTrainerConfig)
     (config,) = made.parse_args_into_dataclasses([*arguments, "--use_cpu"])
     assert {key: getattr(config, key) for key in line} == line
-    assert config.lad_settings() == LADConfig(0.125, "alpha", 1.5, "sequence", "group", "reference", 10.0, 12.0)
+    assert config.lad_settings() == LADConfig(0.125, "alpha", 1.5, "sequence", "group", "reference", 10.0, 12.0, True)
     help_text = made.format_help()
     assert all(f"--lad_{name}" in help_text for name in FIELD_NAMES)
     (plain,) = made.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False"])

@@ -18,9 +18,9 @@ CONFIG = LADConfig(eta=0.2, anchor="reference")
 WHERE_TRL_IS = str(Path(trl.__file__).parents[1])
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    return tmp_path_factory.mktemp("two_processes")
+@pytest.fixture(scope="module", params=["unfused", "fused"])
+def directory(request, tmp_path_factory):
+    return tmp_path_factory.mktemp(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Run by test_two_processes.py under torch.distributed.run: an anchored training, whose record goes to DIR/<rank>.pt.
 
-Each process has 6 responses of groups of 4: one group lies in both.
+Each process has 6 responses of groups of 4: one group lies in both. DIR's name says whether the loss is fused.
 """
 
 import os
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     own = directory / f"of-rank-{os.environ['RANK']}"  # where each saves the model that it loads its reference from
     trainer = make_trainer(
         own, RecordingTrainer, lad_anchor="reference", lad_eta=0.2, per_device_train_batch_size=6,
-        num_iterations=2, max_steps=4,
+        num_iterations=2, max_steps=4, lad_fused=directory.name.startswith("fused"),
     )  # fmt: skip
     trainer.train()
     record = {

@@ -111,6 +111,10 @@ CASES = [
         {"ref_log_prob": "ref_log_prob"},
     ),
     Case(
+        "sequence, compiled, dynamic batch size",
+        (*loss_of("sequence", MATCHING["sequence"]), *DYNAMIC, *PACKED, "algorithm.lad.compile=True"),
+    ),
+    Case(
         "sequence, temperature",
         (*loss_of("sequence", MATCHING["sequence"]), *micro_batch(1), "actor_rollout_ref.rollout.temperature=0.7"),
     ),

@@ -29,6 +29,7 @@ HELP = {
     "with --algo.kl.init_coef equal to eta and --algo.advantage.estimator dr_grpo",
     "max_log_ratio": "beyond it LAD's ratio grows no further",
     "max_log_weight": "limit of A / eta where its exponential itself is formed",
+    "compile": "evaluate LAD's loss under torch.compile",
 }
 AGGREGATIONS = {
     "token": ("token-mean", "seq-mean-token-mean"),
@@ -57,11 +58,11 @@ def lad_arguments() -> Iterator[None]:
         if LOSS_TYPE in names:
             keywords["choices"] = [*keywords["choices"], NAME]
             for field in dataclasses.fields(LADConfig):
+                switch = isinstance(field.default, bool)
                 add_argument(
                     parser,
                     f"{SECTION}.{field.name}",
-                    type=type(field.default),
-                    default=field.default,
+                    **({"action": "store_true"} if switch else {"type": type(field.default), "default": field.default}),
                     help=f"{HELP[field.name]} (verl-lad, default: %(default)s)",
                 )
         return add_argument(parser, *names, **keywords)

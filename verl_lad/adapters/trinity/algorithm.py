@@ -54,7 +54,7 @@ class LADPolicyLossFn(PolicyLossFn):
     Args:
         backend: verl; Trinity's tinker backend is refused.
         loss_agg_mode: as Trinity's aggregate_loss.
-        settings: eta, divergence, alpha, ratio, max_log_ratio, max_log_weight.
+        settings: eta, divergence, alpha, ratio, max_log_ratio, max_log_weight, compile.
 
     Raises:
         ValueError: on a setting that is not allowed.

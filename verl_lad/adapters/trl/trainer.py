@@ -104,6 +104,9 @@ class LADTrainerConfig(GRPOConfig):
     lad_max_log_weight: float = field(
         default=20.0, metadata={"help": "A / eta is limited to this where exp(A / eta) itself is formed. Ours."}
     )
+    lad_compile: bool = field(
+        default=False, metadata={"help": "Evaluate the loss under torch.compile, in one kernel. Ours."}
+    )
     lad_fused: bool = field(
         default=False,
         metadata={
