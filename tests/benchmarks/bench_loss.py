@@ -2,7 +2,8 @@
 
 `python tests/benchmarks/bench_loss.py [--compile]`. Each loss is called as verl's actor calls it, metrics and their
 transfers included. Responses have a quarter to all of the T slots, advantages are one a response. Time is CPU time of
-one thread, interleaved; memory is the allocator's peak beyond the inputs.
+one thread, interleaved; memory is the allocator's peak beyond the inputs. "none": a loss that computes nothing, which
+aggregates the log-probs and fetches one metric; no loss can cost less under verl's contract.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from measure import interleaved_seconds, markdown_table, peak_bytes, ratio_text,
 
 import torch
 from torch import Tensor
-from verl.trainer.ppo.core_algos import get_policy_loss_fn
+from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn
 from verl.workers.config import FSDPActorConfig
 
 from verl_lad import LADConfig
@@ -20,6 +21,7 @@ from verl_lad.adapters.verl.settings import LADPolicyLossConfig
 
 OURS = "lad"
 THEIRS = ("vanilla", "gspo", "sapo")
+NONE = "none"
 SHAPES = [(8, 512), (8, 4096), (8, 16384), (64, 512), (64, 4096), (64, 16384)]
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -49,9 +51,17 @@ def micro_batch(rows: int, length: int, dtype: torch.dtype) -> dict[str, Tensor]
     }
 
 
+def no_loss(
+    log_prob: Tensor, response_mask: Tensor, loss_agg_mode: str, config: FSDPActorConfig, **_: object
+) -> tuple[Tensor, dict[str, float]]:
+    loss = agg_loss(log_prob, response_mask, loss_agg_mode, **config.global_batch_info)
+    return loss, {"actor/loss": loss.item()}
+
+
 def step(loss_mode: str, batch: dict[str, Tensor], compiled: bool = False) -> Callable[[], Tensor]:
     """Forward and backward, as verl's ppo_loss does it. `compiled`: algorithm.lad.compile."""
-    loss_function, config = get_policy_loss_fn(loss_mode), actor_config(loss_mode, compiled)
+    loss_function = no_loss if loss_mode == NONE else get_policy_loss_fn(loss_mode)
+    config = actor_config(loss_mode, compiled)
 
     def run() -> Tensor:
         log_prob = batch["log_prob"].detach().requires_grad_()
@@ -66,7 +76,7 @@ def step(loss_mode: str, batch: dict[str, Tensor], compiled: bool = False) -> Ca
 
 def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, compiled: bool) -> dict[str, object]:
     batch = micro_batch(*shape, dtype)
-    contenders = {name: step(name, batch, compiled) for name in (OURS, *THEIRS)}
+    contenders = {name: step(name, batch, compiled) for name in (OURS, *THEIRS, NONE)}
     seconds = interleaved_seconds(contenders, rounds)
     peaks = {name: peak_bytes(run) for name, run in contenders.items()}
     return {
@@ -74,6 +84,7 @@ def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, compiled: b
         "dtype": str(dtype).removeprefix("torch."),
         "milliseconds": {name: spread([1e3 * value for value in values]) for name, values in seconds.items()},
         "time_ratio": ratios(seconds, OURS),
+        "least_ratio": ratios(seconds, NONE)["vanilla"],
         "peak_bytes": peaks,
         "memory_ratio": {name: peaks[OURS] / peaks[name] for name in THEIRS},
     }
@@ -81,13 +92,16 @@ def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, compiled: b
 
 def table(results: list[dict]) -> str:
     head = ["(B, T)", "type", "lad, ms"]
-    head += [f"time / {name}" for name in THEIRS] + ["lad, MB"] + [f"memory / {name}" for name in THEIRS]
+    head += (
+        [f"time / {name}" for name in THEIRS] + ["none / vanilla", "lad, MB"] + [f"memory / {name}" for name in THEIRS]
+    )
     rows = [
         [
             tuple(result["shape"]),
             result["dtype"],
             f"{result['milliseconds'][OURS]['median']:.2f}",
             *(ratio_text(result["time_ratio"][name]) for name in THEIRS),
+            ratio_text(result["least_ratio"]),
             f"{result['peak_bytes'][OURS] / 1e6:.1f}",
             *(f"{result['memory_ratio'][name]:.2f}" for name in THEIRS),
         ]
