@@ -1,4 +1,4 @@
-"""A whole run with options of verl's that its worker's tests take one by one (tests/adapters/verl/test_engine_worker.py)."""
+"""A whole run with options of verl's that test_engine_worker.py takes one by one in its worker."""
 
 import pytest
 
