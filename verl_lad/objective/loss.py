@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from verl_lad.objective.config import LADConfig
 from verl_lad.objective.divergences import get_divergence
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = Callable[..., Any]
 
 MAX_BEYOND = 1e6
 """How far beyond max_log_ratio a log-ratio may count: finite, so that a log-prob of -inf gives a finite g."""
