@@ -462,7 +462,7 @@ def test_every_run_of_the_sweeps_is_in_a_family_of_the_figure(study):
 
 
 def test_a_result_with_other_settings_than_the_plans_is_left_out_and_named(study, tmp_path):
-    finished = sorted((STUDY / "results").glob("*.jsonl"))
+    finished = sorted((STUDY / "results").glob("main-*.jsonl"))
     name = finished[0].name
     (tmp_path / name).write_text(finished[0].read_text().replace('"steps": 60', '"steps": 61', 1))
     curves, others = study.analyse.read_results(tmp_path, study.plan.all_runs())

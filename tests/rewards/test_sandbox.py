@@ -95,7 +95,7 @@ def test_sleeping_ends_by_wall_time():
     ],
 )
 def test_memory_is_bounded(source):
-    outcome = run(source)
+    outcome = run(source, limits=Limits(seconds=10, memory_mb=256))  # a busy machine needs 0.5 s for 256 MB
     assert outcome.exit_code == 1
     assert "MemoryError" in outcome.errors or "Error: [Errno" in outcome.errors
 
