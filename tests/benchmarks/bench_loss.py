@@ -3,7 +3,7 @@
 `python tests/benchmarks/bench_loss.py [--compile]`. Each loss is called as verl's actor calls it, metrics and their
 transfers included. Responses have a quarter to all of the T slots, advantages are one a response. Time is CPU time of
 one thread, interleaved; memory is the allocator's peak beyond the inputs. "none": a loss that computes nothing, which
-aggregates the log-probs and fetches one metric; no loss can cost less under verl's contract.
+aggregates the log-probs, a (B, T) matrix, and fetches one metric: what verl's contract costs any loss that does so.
 """
 
 import argparse

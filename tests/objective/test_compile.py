@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from verl_lad import LADConfig, lad_loss
-from verl_lad.objective import lad_responses, lad_terms, loss
+from verl_lad.objective import lad_diagnostics, lad_responses, lad_terms, loss
 
 CONFIG = LADConfig(eta=0.5)
 OTHERS = [
@@ -67,6 +67,13 @@ def test_the_key_compile_changes_neither_values_nor_gradients_nor_diagnostics(mo
     check_same([(lad_responses, CONFIG), (lad_responses, replace(CONFIG, compile=True))], inputs)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_compiled_terms_have_the_same_diagnostics():
+    inputs = batch(4, 70, torch.float32)
+    compiled = replace(CONFIG, compile=True)
+    one, other = (lad_diagnostics(lad_terms(*inputs, config), config) for config in (CONFIG, compiled))
+    torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
 
 
 @torch._dynamo.config.patch(recompile_limit=1)
