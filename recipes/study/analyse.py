@@ -21,7 +21,19 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
-from plan import COST_PAIRS, HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, all_runs
+from plan import (
+    CANDIDATE,
+    CANDIDATE_BESIDE,
+    COST_PAIRS,
+    HARD,
+    HARD_METHODS,
+    MAIN,
+    SEEDS,
+    SWEEPS,
+    TASKS,
+    Run,
+    all_runs,
+)
 
 from verl_lad.evaluation import bootstrap_mean, paired_bootstrap_difference
 
@@ -77,7 +89,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "grpo_kl-0.0625",
         "grpo_kl-0.25",
     ),
-    "epochs": ("lad_anchored", "grpo_kl", "anchored-epochs2", "anchored-epochs4", "grpo_kl-0.125-epochs2"),
+    "epochs": ("lad_anchored", "grpo_kl", "anchored-epochs2", "anchored-epochs4", "grpo_kl-0.125-epochs4"),
     "divergence and level": ("lad_anchored", "grpo", "anchored-hd", "anchored-kl", "anchored-token"),
     "plain LAD": ("lad", "grpo", "lad-eta0.0625", "lad-eta1", "lad-sequence", "lad-sequence-eta1"),
     "entropy bonus, covariance": (
@@ -298,32 +310,39 @@ def status(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
     return text
 
 
+PAIRED_HEAD = ("difference", *(f"share at {x:.2f}" for x in LEVELS), "share at the end", "accuracy at the end")
+
+
+def paired_row(curves: Curves, first: tuple[str, str], second: tuple[str, str]) -> list[str]:
+    """Differences of share at equal accuracy, and of both at the end, over (task, seed); each side is (group, method)."""
+
+    def find(side: tuple[str, str], task: str, seed: int) -> Curve | None:
+        return curves.get((side[0], task, side[1], seed))
+
+    found = [(find(first, task, seed), find(second, task, seed)) for task in TASKS for seed in SEEDS]
+    both = [(a, b) for a, b in found if a is not None and b is not None]
+    cells = []
+    for level in LEVELS:
+        crossed = [(a.crossing(level), b.crossing(level)) for a, b in both]
+        pairs = [(a.share, b.share) for a, b in crossed if a is not None and b is not None]
+        cells.append(difference([a for a, _ in pairs], [b for _, b in pairs], len(both)))
+    for ends in (
+        [(end(a.share), end(b.share)) for a, b in both],
+        [(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in both],
+    ):
+        cells.append(difference([a for a, _ in ends], [b for _, b in ends], len(both)))
+    return [f"{first[1]} - {second[1]}", *cells]
+
+
 def pairs_section(curves: Curves) -> str:
-    """Differences of share at equal accuracy, and of accuracy and share at the end, over (task, seed)."""
-    columns = [f"share at {level:.2f}" for level in LEVELS]
+    """The main comparison's methods against each of REFERENCES."""
     rows = []
     for reference in REFERENCES:
         for method in MAIN:
             if method == reference or (method, reference) == ("grpo", "grpo_kl"):  # said already, turned round
                 continue
-            both = [
-                (curves["main", task, method, seed], curves["main", task, reference, seed])
-                for task in TASKS
-                for seed in SEEDS
-                if ("main", task, method, seed) in curves and ("main", task, reference, seed) in curves
-            ]
-            cells = []
-            for level in LEVELS:
-                crossed = [(a.crossing(level), b.crossing(level)) for a, b in both]
-                pairs = [(a.share, b.share) for a, b in crossed if a is not None and b is not None]
-                cells.append(difference([a for a, _ in pairs], [b for _, b in pairs], len(both)))
-            for ends in (
-                [(end(a.share), end(b.share)) for a, b in both],
-                [(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in both],
-            ):
-                cells.append(difference([a for a, _ in ends], [b for _, b in ends], len(both)))
-            rows.append([f"{method} - {reference}", *cells])
-    return table(("difference", *columns, "share at the end", "accuracy at the end"), rows)
+            rows.append(paired_row(curves, ("main", method), ("main", reference)))
+    return table(PAIRED_HEAD, rows)
 
 
 def step_seconds(curve: Curve, phase: str) -> np.ndarray:
@@ -643,6 +662,11 @@ def tables(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
                 cells += [at_level([curve], level, lambda c: c.share, 2) for level in LEVELS]
                 rows.append([name, *cells])
         parts += [f"**{task}**, seed 0:\n", table((*sweep_head, *(f"share at {x:.2f}" for x in LEVELS)), rows)]
+    if any(key[0] == "sweep" and key[2] == CANDIDATE for key in curves):
+        parts += [f"### {CANDIDATE}, with every seed\n", "The one that might be a preset. Pairs are as above.\n"]
+        parts += [table(PAIRED_HEAD, [paired_row(curves, ("sweep", CANDIDATE), ("main", m)) for m in CANDIDATE_BESIDE])]
+        rows = [[task, *end_row(CANDIDATE, seeds_of(curves, "sweep", task, CANDIDATE))[1:]] for task in TASKS]
+        parts += [table(("task", *END_HEAD[1:]), rows)]
     if any(key[0] in HARD_TASKS for key in curves):
         parts += ["### Hard cases\n", *image("hard.png")]
     for group, task in HARD_TASKS.items():

@@ -72,12 +72,16 @@ SWEEPS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "anchored-token": (anchored(RATIO="token"), ()),
     "anchored-hd": (anchored(DIVERGENCE="hd"), ()),
     "anchored-kl": (anchored(DIVERGENCE="kl"), ()),
-    "grpo_kl-0.125-epochs2": ({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, epochs(2)),
+    "grpo_kl-0.125-epochs4": ({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, epochs(4)),
     "entropy-0.001": ({"ALGO": "entropy", "ENTROPY_COEFF": "0.001"}, ()),
     "entropy-0.1": ({"ALGO": "entropy", "ENTROPY_COEFF": "0.1"}, ()),
     "kl_cov-0.2": ({"ALGO": "kl_cov", "KL_COV_RATIO": "0.2"}, ()),
     "clip_cov-0.2": ({"ALGO": "clip_cov", "CLIP_COV_RATIO": "0.2"}, ()),
 }
+
+# Of what is varied, the one that might be a preset: on every task with every seed, and what it has to be better than.
+CANDIDATE = "anchored-epochs4"
+CANDIDATE_BESIDE = ("grpo", "lad", "grpo_kl", "lad_anchored")
 
 # Where anchoring may hurt: a base that is wrong almost everywhere, one that has not learned the task, long responses.
 HARD: dict[str, dict[str, Any]] = {
@@ -110,4 +114,5 @@ def all_runs() -> list[Run]:
         for pair in COST_PAIRS
         for method in pair
     ]
-    return [*main[0], *hard, *main[1], *main[2], *sweeps, *cost]
+    candidate = [Run("sweep", CANDIDATE, task, seed, *SWEEPS[CANDIDATE]) for seed in SEEDS[1:] for task in TASKS]
+    return [*main[0], *hard, *main[1], *main[2], *sweeps, *candidate, *cost]

@@ -259,6 +259,8 @@ def test_the_plans_names_are_unique_and_its_main_comparison_has_three_seeds_of_e
     main = collections.Counter((run.task, run.method) for run in runs if run.group == "main")
     assert len(main) == 3 * 7
     assert set(main.values()) == {3}
+    candidate = {(run.task, run.seed) for run in runs if run.method == study.plan.CANDIDATE}
+    assert candidate == {(run.task, run.seed) for run in runs if run.group == "main"}
 
 
 def test_every_method_of_the_plan_composes_as_verl_does(tmp_path):
@@ -450,7 +452,12 @@ def test_all_tables_and_figures_come_from_a_whole_study_and_are_small(study, tmp
     text = study.analyse.tables(curves, [], study.plan.all_runs())
     assert "no run" not in text
     assert "nan" not in text
-    for line_head in ("| anchored-epochs4 |", "| lad_anchored - grpo_kl |", "**hard_long** (long_path):"):
+    for line_head in (
+        "| anchored-epochs4 |",
+        "| lad_anchored - grpo_kl |",
+        "| anchored-epochs4 - lad |",
+        "**hard_long** (long_path):",
+    ):
         assert line_head in text
     assert "+0.00 [+0.00, +0.00] (9 of 9 pairs)" in text
 
