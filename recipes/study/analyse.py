@@ -314,7 +314,7 @@ PAIRED_HEAD = ("difference", *(f"share at {x:.2f}" for x in LEVELS), "share at t
 
 
 def paired_row(curves: Curves, first: tuple[str, str], second: tuple[str, str]) -> list[str]:
-    """Differences of share at equal accuracy, and of both at the end, over (task, seed); each side is (group, method)."""
+    """Differences over (task, seed) of share at equal accuracy, and of both at the end; a side is (group, method)."""
 
     def find(side: tuple[str, str], task: str, seed: int) -> Curve | None:
         return curves.get((side[0], task, side[1], seed))
