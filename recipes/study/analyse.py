@@ -90,7 +90,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "grpo_kl-0.25",
     ),
     "epochs": ("lad_anchored", "grpo_kl", "anchored-epochs2", "anchored-epochs4", "grpo_kl-0.125-epochs4"),
-    "divergence and level": ("lad_anchored", "grpo", "anchored-hd", "anchored-kl", "anchored-token"),
+    "divergence and level": (
+        "lad_anchored",
+        "grpo_kl",
+        "anchored-hd",
+        "anchored-alpha0.8",
+        "anchored-kl",
+        "anchored-token",
+    ),
     "plain LAD": ("lad", "grpo", "lad-eta0.0625", "lad-eta1", "lad-sequence", "lad-sequence-eta1"),
     "entropy bonus, covariance": (
         "entropy",

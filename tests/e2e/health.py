@@ -21,7 +21,7 @@ def logged(run_dir: Path) -> bool:
     return any('"actor/grad_norm"' in file.read_text() for file in run_dir.glob("metrics*.jsonl"))
 
 
-def complaints(run_dir: Path, log: str, steps: int, ranks: int) -> list[str]:
+def complaints(run_dir: Path, log: str, steps: int, ranks: int, max_rollout_kl: float = MAX_ROLLOUT_KL) -> list[str]:
     """Everything that is wrong with a finished run, one line each; empty for a healthy one."""
     found = []
     trained = training_steps(run_dir)
@@ -33,7 +33,7 @@ def complaints(run_dir: Path, log: str, steps: int, ranks: int) -> list[str]:
                 found.append(f"step {step}: metric {name} is {metrics.get(name, 'missing')}")
         if not 0 < metrics["actor/grad_norm"] < math.inf:
             found.append(f"step {step}: grad_norm is {metrics['actor/grad_norm']}")
-        if not abs(metrics["rollout_corr/kl"]) < MAX_ROLLOUT_KL:
+        if not abs(metrics["rollout_corr/kl"]) < max_rollout_kl:
             found.append(f"step {step}: rollout KL is {metrics['rollout_corr/kl']}")
     speakers = set(re.findall(r"policy loss lad in process (\d+): LADConfig", log))
     if len(speakers) != ranks:

@@ -117,3 +117,34 @@ def test_slope_of_the_weight_at_the_target_is_f_second_of_one_times_rho(name, al
         h = 1e-6
         difference = (g_of(u + h, u, name, alpha) - g_of(u - h, u, name, alpha)) / (2 * h)
         assert difference.item() == pytest.approx(curvature(name) * math.exp(u), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha", "nats"),
+    [
+        ("js", 0.5, 2 * LOG2),
+        ("hellinger", 0.5, 2.0),
+        ("rkl", 0.5, 1.0),
+        ("alpha", -1.0, 0.5),
+        ("alpha", 0.3, 1 / 0.7),
+        ("alpha", 0.8, 5.0),
+        ("kl", 0.5, math.inf),
+        ("jeffreys", 0.5, math.inf),
+    ],
+)
+def test_an_excess_among_good_answers_weighs_as_much_as_the_worst_mistake_from_the_stated_size_on(name, alpha, nats):
+    small = 1e-6
+    slope = g_of(0.0, -small, name, alpha).item() / small
+    assert slope == pytest.approx(curvature(name), rel=1e-5)
+    worst = [g_of(0.0, -e, name, alpha).item() for e in (20.0, 200.0)]
+    if math.isinf(nats):
+        assert worst[1] > 9 * worst[0]
+    else:
+        assert worst[1] == pytest.approx(slope * nats, rel=1e-5)
+
+
+@given(e=st.floats(0.1, 30))
+def test_a_smaller_eta_does_not_strengthen_the_pull_of_js_on_a_mistake(e):
+    missing = LOG2 / 2 - g_of(0.0, -e, "js", 0.5).item()
+    assert -1e-15 < missing < math.exp(-e) / 2 + 1e-15
+    assert g_of(0.0, -2 * e, "kl", 0.5).item() == pytest.approx(2 * g_of(0.0, -e, "kl", 0.5).item())
