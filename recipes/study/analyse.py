@@ -93,6 +93,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "divergence and level": (
         "lad_anchored",
         "grpo_kl",
+        "grpo_kl-0.125-nostd",
         "anchored-hd",
         "anchored-alpha0.8",
         "anchored-kl",

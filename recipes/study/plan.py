@@ -73,6 +73,7 @@ SWEEPS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "anchored-hd": (anchored(DIVERGENCE="hd"), ()),
     "anchored-kl": (anchored(DIVERGENCE="kl"), ()),
     "anchored-alpha0.8": (anchored(DIVERGENCE="alpha"), ("algorithm.lad.alpha=0.8",)),
+    "grpo_kl-0.125-nostd": ({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, ("algorithm.norm_adv_by_std_in_grpo=False",)),
     "grpo_kl-0.125-epochs4": ({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, epochs(4)),
     "entropy-0.001": ({"ALGO": "entropy", "ENTROPY_COEFF": "0.001"}, ()),
     "entropy-0.1": ({"ALGO": "entropy", "ENTROPY_COEFF": "0.1"}, ()),
