@@ -1,7 +1,8 @@
 """`make bench`: every benchmark of this folder, one after the other, about 20 minutes on two cores.
 
 Prints the tables, and writes results/*.json, results/tables.md and docs/cost.png. For a quick look that writes the same
-files with few rounds and small sizes: --quick. liger-kernel, which bench_fused.py compares with, is looked for beside
+files with few rounds and small sizes: --quick. Some of them, in the place of their older tables: --only bench_loss.
+liger-kernel, which bench_fused.py compares with, is looked for beside
 the other frameworks (tests/adapters/conftest.py) as well.
 """
 
@@ -37,17 +38,27 @@ QUICK = {
 def header(here: dict) -> str:
     """One line: date, machine, versions."""
     packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
-    return f"`make bench`, {here['date']}, {here['cpu']}, Python {here['python']}, {packages}"
+    return f"{here['date']}, {here['cpu']}, Python {here['python']}, {packages}"
+
+
+def older_sections(tables: Path) -> dict[str, str]:
+    """Title -> text, of the file that an earlier run wrote."""
+    text = tables.read_text() if tables.exists() else ""
+    return dict(part.split("\n\n", 1) for part in text.split("\n## ")[1:])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
+    parser.add_argument("--only", default="", help="benchmarks whose names begin so")
     arguments = parser.parse_args()
     beside = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(FRAMEWORKS)]))
-    sections, failed = [f"# Benchmarks\n\n{header(machine())}\n"], 0
+    tables = RESULTS / "tables.md"
+    sections, failed = older_sections(tables), 0
     for command, title in TITLES.items():
         script, *options = command.split()
+        if not script.startswith(arguments.only):
+            continue
         options += QUICK[script] if arguments.quick else []
         print(f"\n== {command}", flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -64,9 +75,10 @@ def main() -> int:
         failed += done.returncode != 0
         output = "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("[verl-lad", "USDT:")))
         body = output if output.startswith("|") or "\n|" in output else f"```json\n{output}\n```"
-        sections.append(f"## {title}\n\n{body.strip() if done.returncode == 0 else 'failed'}\n")
+        sections[title] = f"{header(machine())}\n\n{body.strip() if done.returncode == 0 else 'failed'}\n"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "tables.md").write_text("\n".join(sections))
+    written = [f"## {title}\n\n{sections[title]}" for title in TITLES.values() if title in sections]
+    tables.write_text("\n".join(["# Benchmarks, of `make bench`\n", *written]))
     return int(failed > 0)
 
 
