@@ -84,10 +84,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "grpo_kl",
         "anchored-eta0.0625",
         "anchored-eta0.25",
-        "anchored-eta0.5",
         "grpo_kl-0.03125",
         "grpo_kl-0.0625",
-        "grpo_kl-0.25",
     ),
     "epochs": ("lad_anchored", "grpo_kl", "anchored-epochs2", "anchored-epochs4", "grpo_kl-0.125-epochs4"),
     "divergence and level": (
@@ -99,16 +97,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "anchored-kl",
         "anchored-token",
     ),
-    "plain LAD": ("lad", "grpo", "lad-eta0.0625", "lad-eta1", "lad-sequence", "lad-sequence-eta1"),
-    "entropy bonus, covariance": (
-        "entropy",
-        "kl_cov",
-        "clip_cov",
-        "entropy-0.001",
-        "entropy-0.1",
-        "kl_cov-0.2",
-        "clip_cov-0.2",
-    ),
+    "plain LAD": ("lad", "grpo", "lad-eta0.0625", "lad-eta1", "lad-sequence"),
 }
 
 
