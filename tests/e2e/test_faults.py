@@ -92,16 +92,21 @@ def test_a_run_whose_rank_or_server_is_killed_ends(victim, said, tmp_path):
     assert said in log.read_text(errors="replace")
 
 
-def test_a_run_whose_vllm_engine_is_killed_hangs_until_its_time_limit(tmp_path):
-    # verl's own: its server notices ("died unexpectedly"), and its trainer waits for ever for the answers
+def test_a_run_whose_vllm_engine_is_killed_ends_at_the_latest_at_its_time_limit(tmp_path):
+    # verl's own: requests that come after the engine's death fail and end the run; for answers to those that were under
+    # way the trainer waits for ever. Which of the two is a matter of milliseconds, and we have seen both.
     limit = 240
     run_dir, process, log = start_demo(tmp_path, "run", "lad", 1000, *SHORT, N_GPUS="1", TIME_LIMIT=str(limit))
     wait_for_a_step(process, run_dir, log)
     assert kill(process, "VLLM::Worker") < limit + ENDS_WITHIN
-    assert process.returncode == 124
     text = log.read_text(errors="replace")
     assert "Worker proc VllmWorker-0 died unexpectedly (exit code: -9)" in text
-    assert f"verl_lad.cpu.run: stopping after the time limit of {limit} s" in text
+    if process.returncode == 1:
+        assert "vllm.v1.engine.exceptions.EngineDeadError" in text
+        assert "RuntimeError: Sync replay buffer selected terminal groups" in text
+    else:
+        assert process.returncode == 124
+        assert f"verl_lad.cpu.run: stopping after the time limit of {limit} s" in text
 
 
 def test_a_full_disk_ends_the_run_a_step_later(tmp_path):
