@@ -100,12 +100,12 @@ def test_a_run_whose_vllm_engine_is_killed_ends_at_the_latest_at_its_time_limit(
     wait_for_a_step(process, run_dir, log)
     assert kill(process, "VLLM::Worker") < limit + ENDS_WITHIN
     text = log.read_text(errors="replace")
-    assert "Worker proc VllmWorker-0 died unexpectedly (exit code: -9)" in text
     if process.returncode == 1:
         assert "vllm.v1.engine.exceptions.EngineDeadError" in text
         assert "RuntimeError: Sync replay buffer selected terminal groups" in text
     else:
         assert process.returncode == 124
+        assert "Worker proc VllmWorker-0 died unexpectedly (exit code: -9)" in text
         assert f"verl_lad.cpu.run: stopping after the time limit of {limit} s" in text
 
 
