@@ -98,6 +98,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "anchored-token",
     ),
     "plain LAD": ("lad", "grpo", "lad-eta0.0625", "lad-eta1", "lad-sequence"),
+    "entropy bonus, covariance": ("entropy", "kl_cov", "clip_cov"),
 }
 
 

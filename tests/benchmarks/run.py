@@ -2,8 +2,8 @@
 
 Prints the tables, and writes results/*.json, results/tables.md and docs/cost.png. For a quick look that writes the same
 files with few rounds and small sizes: --quick. Some of them, in the place of their older tables: --only bench_loss.
-liger-kernel, which bench_fused.py compares with, is looked for beside
-the other frameworks (tests/adapters/conftest.py) as well.
+liger-kernel, which bench_fused.py compares with, is looked for beside the other frameworks
+(tests/adapters/conftest.py) as well.
 """
 
 import argparse
