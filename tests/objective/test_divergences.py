@@ -411,3 +411,16 @@ def test_names_that_are_not_words_are_refused(name):
 def test_registration_works_under_no_grad():
     with torch.no_grad():
         register_divergence("lecam", lecam_slope, lecam_value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@every_divergence
+def test_the_weight_is_exactly_zero_where_l_is_u(name, alpha, dtype):
+    # evaluate() relies on it where a token is masked, l = u = 0; 67: both torch's vector code and what it leaves over
+    l = torch.linspace(-20, 20, 67, dtype=dtype)
+    assert not get_divergence(name, alpha).weight(l, l.clone()).any()
+
+
+def test_the_weight_of_a_registered_divergence_is_exactly_zero_where_l_is_u():
+    register_divergence("nearly", lambda d: d + 1e-10, lambda l, u: l.exp() * (l - u - 1))
+    assert not get_divergence("nearly").weight(torch.zeros(67), torch.zeros(67)).any()

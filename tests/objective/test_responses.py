@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from verl_lad import LADConfig, lad_loss
-from verl_lad.objective import lad_diagnostics, lad_responses, lad_terms, loss
+from verl_lad.objective import DIAGNOSTICS, lad_diagnostics, lad_responses, lad_terms, loss
 
 from .formulas import DIVERGENCES, IDS, RATIOS
 
@@ -85,6 +85,52 @@ def test_token_weights_multiply_the_loss_matrix_and_may_hold_garbage_where_maske
     expected.square().sum().backward()
     torch.testing.assert_close(one.grad, other.grad, rtol=1e-12, atol=1e-13)
     assert dirty.grad is None
+
+
+@every_ratio
+@every_divergence
+def test_knowing_on_a_cpu_that_no_limit_takes_effect_changes_nothing(name, alpha, ratio, monkeypatch):
+    log_prob, *rest = batch(torch.float32)
+    config = LADConfig(eta=0.5, divergence=name, alpha=alpha, ratio=ratio)
+    assert not lad_terms(log_prob, *rest, config).saturated.any()
+    results = []
+    for known_at_most in (loss._known_at_most, lambda *_: False):
+        monkeypatch.setattr(loss, "_known_at_most", known_at_most)
+        leaf = log_prob.clone().requires_grad_()
+        responses = lad_responses(leaf, *rest, config)
+        responses.loss_sum.sum().backward()
+        results.append((responses.sums, leaf.grad, responses.diagnostics))
+    for known, unknown in zip(*results, strict=True):
+        assert torch.equal(known, unknown)
+
+
+@every_ratio
+@every_divergence
+def test_beyond_the_cpu_nothing_waits_for_a_number(name, alpha, ratio):
+    # meta tensors have no numbers: whoever asks for one gets an error
+    x = torch.empty(ROWS, LENGTH, device="meta")
+    leaf = torch.empty_like(x, requires_grad=True)
+    config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
+    responses = lad_responses(leaf, x, x, torch.empty_like(x, dtype=torch.bool), config)
+    (responses.loss_sum.sum() + responses.loss_mean.sum()).backward()
+    assert leaf.grad.shape == responses.weight.shape == x.shape
+    assert responses.diagnostics.shape == (len(DIAGNOSTICS),)
+
+
+@every_ratio
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_mean_over_a_response_is_its_sum_over_its_length(ratio, dtype):
+    log_prob, *rest = batch(dtype)
+    upstream = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
+    one, other = log_prob.clone().requires_grad_(), log_prob.clone().requires_grad_()
+    config = LADConfig(ratio=ratio)
+    mean = lad_responses(one, *rest, config).loss_mean
+    expected = lad_loss(other, *rest, config).sum(-1) / rest[-1].sum(-1).clamp(min=1)
+    assert mean.shape == (ROWS, 1)
+    torch.testing.assert_close(mean.squeeze(-1), expected)
+    (mean.squeeze(-1) * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_without_responses_there_is_nothing_and_no_error():

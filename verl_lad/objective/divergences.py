@@ -31,7 +31,7 @@ class Divergence:
     Attributes:
         name: canonical name.
         weight_and_value: (l, u) -> g = dL/dl and the centred value, of which g is the derivative in l; elementwise, any
-            shape.
+            shape. g is exactly 0 where l = u.
         f: X -> f(X), canonical, for the reference loss. None for a divergence that a user registered in log space.
         strictly_convex: whether pi_old exp(u) / Z is the only minimiser for every Z. False for tv, which is strictly
             convex nowhere: there, centre the partition (`partition="group"`).
@@ -54,9 +54,14 @@ class Divergence:
         """The centred value alone."""
         return self.weight_and_value(l, u)[1]
 
+    @property
+    def saturates(self) -> bool:
+        """Whether exp(u) or exp(-u) itself is formed."""
+        return self.saturates_above or self.saturates_below
+
     def saturate(self, u: Tensor, max_log_weight: float) -> Tensor:
         """Limits u where exp(u) or exp(-u) itself would be formed; elsewhere returns u as it is."""
-        if not (self.saturates_above or self.saturates_below):
+        if not self.saturates:
             return u
         return u.clamp(
             min=-max_log_weight if self.saturates_below else None,
@@ -81,8 +86,9 @@ def _softplus_over_exp(d: Tensor) -> Tensor:
 
 def _js(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     d = l - u
-    half_rho, log_mean_ratio = 0.5 * l.exp(), _log_mean_ratio(d)
-    return half_rho * log_mean_ratio, half_rho * (log_mean_ratio - _softplus_over_exp(d))
+    half_rho = 0.5 * l.exp()
+    weight = half_rho * _log_mean_ratio(d)
+    return weight, torch.addcmul(weight, half_rho, _softplus_over_exp(d), value=-1)
 
 
 def _js_f(X: Tensor) -> Tensor:
@@ -247,7 +253,8 @@ def register_divergence(
         raise ValueError(f"divergence {name!r}: f' is constant somewhere; register it with strictly_convex=False")
 
     def weight_and_value(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        return l.exp() * f_prime(l - u), value(l, u)
+        d = l - u
+        return torch.where(d == 0, 0.0, l.exp() * f_prime(d)), value(l, u)
 
     l, u = torch.meshgrid(
         torch.linspace(-3, 3, 13, dtype=torch.float64),

@@ -28,6 +28,7 @@ class LADTerms:
     Attributes:
         loss: (B, T) loss matrix, 0 where masked; aggregate it under the loss_agg_mode that belongs to the ratio.
         token_weight: (B, T) d loss / d log_prob, elementwise; 0 where masked.
+        loss_sum: (B,) loss summed over the tokens of each response.
         log_ratio: (B, T) l_t = log pi_theta - log pi_old per token, not clamped, 0 where masked.
         level_log_ratio: l at the configured level before clamping: (B, T) for token, (B, 1) otherwise.
         target: u = A / eta at the same level, not saturated; 0 where masked.
@@ -36,11 +37,13 @@ class LADTerms:
         counts: 1 for tokens that count, or responses with at least one token, at the same level; otherwise 0.
         response_mask: (B, T) bool.
         length: (B,) number of tokens of each response, in the type of the loss.
-        excess: at the same level: not 0 where max_log_ratio limited l or max_log_weight limited u.
+        largest: scalar, the largest |l| at the same level, before clamping; 0 where there is none.
+        excess: at the same level: not 0 where max_log_ratio limited l or max_log_weight limited u. None: nowhere.
     """
 
     loss: Tensor
     token_weight: Tensor
+    loss_sum: Tensor
     log_ratio: Tensor
     level_log_ratio: Tensor
     target: Tensor
@@ -49,7 +52,8 @@ class LADTerms:
     counts: Tensor
     response_mask: Tensor
     length: Tensor
-    excess: Tensor
+    largest: Tensor
+    excess: Tensor | None
 
     @property
     def mask(self) -> Tensor:
@@ -59,36 +63,41 @@ class LADTerms:
     @property
     def saturated(self) -> Tensor:
         """Bool, at the ratio's level: u was limited by max_log_weight, or l by max_log_ratio."""
-        return self.excess != 0
+        return torch.zeros_like(self.mask) if self.excess is None else self.excess != 0
 
 
 class GivenGradient(torch.autograd.Function):
-    """Forward: `loss` as it is, (B, T) or summed to (B,). Backward: the incoming gradient times `weight`."""
+    """Forward: `loss` as it is, (B, T), or one number a response. Backward: the incoming gradient times `weight`.
+
+    One number a response, (B,) or (B, 1), has the gradient `weight` / `divisor`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, log_prob: Tensor, loss: Tensor, weight: Tensor) -> Tensor:
-        """Keeps `weight`, (B, T) d loss / d log_prob, alone."""
-        ctx.save_for_backward(weight)
+    def forward(ctx: Any, log_prob: Tensor, loss: Tensor, weight: Tensor, divisor: Tensor | None = None) -> Tensor:
+        """Keeps `weight`, (B, T) d loss / d log_prob, and `divisor`, of the shape of `loss`, alone."""
+        ctx.save_for_backward(weight, divisor)
         ctx.log_prob_dtype = log_prob.dtype
         return loss.view_as(loss)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         """The gradient of log_prob in its own type."""
         if torch.is_grad_enabled():  # create_graph=True; torch's once_differentiable misses a constant grad_output
             raise RuntimeError(
                 "lad_loss has a closed-form first derivative only: backward with create_graph=True is not supported; "
                 "use lad_loss_reference for second derivatives"
             )
-        (weight,) = ctx.saved_tensors
+        weight, divisor = ctx.saved_tensors
+        if divisor is not None:
+            grad_output = grad_output / divisor
         if grad_output.dim() == 1:
             grad_output = grad_output.unsqueeze(-1)
         if weight.dtype == ctx.log_prob_dtype:
-            return grad_output * weight, None, None
+            return grad_output * weight, None, None, None
         grad = torch.empty_like(weight, dtype=ctx.log_prob_dtype)
         for g, w, out in row_blocks(weight, grad_output.expand_as(weight), grad):  # no second matrix in the wider type
             out.copy_(g * w)
-        return grad, None, None
+        return grad, None, None, None
 
 
 def check_shapes(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor) -> None:
@@ -179,7 +188,7 @@ def level_inputs(
     token_log_ratio = torch.where(response_mask, log_prob.to(dtype) - old_log_prob.to(dtype), zero)
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(-1)
-    target = torch.where(response_mask, advantages.to(dtype) / config.eta, zero)
+    target = torch.where(response_mask, advantages.to(dtype), zero).div_(config.eta)
     counts = response_mask.to(dtype)
     length = counts.sum(-1)
     if config.ratio == "token":
@@ -191,6 +200,16 @@ def level_inputs(
     return token_log_ratio, length, log_ratio, target.sum(-1, keepdim=True) / tokens, length.unsqueeze(-1).clamp(max=1)
 
 
+def _largest(x: Tensor) -> Tensor:
+    """The largest |x|, a scalar; 0 of nothing."""
+    return x.abs().amax() if x.numel() else x.new_zeros(())
+
+
+def _known_at_most(largest: Tensor, limit: float) -> bool:
+    """Whether the scalar is at most `limit`; False where one would have to wait for it: beyond the CPU."""
+    return largest.device.type == "cpu" and not torch.compiler.is_compiling() and largest.item() <= limit
+
+
 def evaluate(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig
 ) -> LADTerms:
@@ -200,22 +219,32 @@ def evaluate(
     token_log_ratio, length, log_ratio, target, counts = level_inputs(
         log_prob, old_log_prob, advantages, response_mask, config
     )
-    clamped = log_ratio.clamp(-config.max_log_ratio, config.max_log_ratio)
-    limited = divergence.saturate(target, config.max_log_weight)
-    # What the clamp takes off l goes off u as well: rho is limited, while d = l - u, which says on which side of
-    # the target we are, stays. The bound keeps l = -inf finite.
-    beyond = (log_ratio - clamped).clamp_(-MAX_BEYOND, MAX_BEYOND)
-    shifted = divergence.saturate(limited - beyond, config.max_log_weight)
+    largest = _largest(log_ratio)
+    clamped, shifted, excess = log_ratio, target, None
+    if not (
+        _known_at_most(largest, config.max_log_ratio)
+        and (not divergence.saturates or _known_at_most(_largest(target), config.max_log_weight))
+    ):
+        clamped = log_ratio.clamp(-config.max_log_ratio, config.max_log_ratio)
+        limited = divergence.saturate(target, config.max_log_weight)
+        # What the clamp takes off l goes off u as well: rho is limited, while d = l - u, which says on which side of
+        # the target we are, stays. The bound keeps l = -inf finite.
+        beyond = (log_ratio - clamped).clamp_(-MAX_BEYOND, MAX_BEYOND)
+        shifted = divergence.saturate(limited - beyond, config.max_log_weight)
+        excess = beyond if limited is target else beyond.abs() + (target - limited).abs()
     weight, value = divergence.weight_and_value(clamped, shifted)
-    weight, value = weight * counts, value * counts
-    per_token, token_weight = value, weight
+    value = value * counts  # the weight is 0 where l = u, so where masked
+    per_token, token_weight, loss_sum = value, weight, value.sum(-1)
     if config.ratio == "sequence":
         per_token = value / length.clamp(min=1).unsqueeze(-1)
+    if config.ratio == "geometric":
+        loss_sum = loss_sum * length
     if config.ratio != "token":
         per_token, token_weight = per_token * response_mask, weight * response_mask
     return LADTerms(
         loss=per_token,
         token_weight=token_weight,
+        loss_sum=loss_sum,
         log_ratio=token_log_ratio,
         level_log_ratio=log_ratio,
         target=target,
@@ -224,7 +253,8 @@ def evaluate(
         counts=counts,
         response_mask=response_mask,
         length=length,
-        excess=beyond if limited is target else beyond.abs() + (target - limited).abs(),
+        largest=largest,
+        excess=excess,
     )
 
 

@@ -15,14 +15,29 @@ class LADResponses:
     """What every way of aggregating the loss starts from, and the diagnostics.
 
     Attributes:
-        loss_sum: (B,) sum of `lad_loss` over the tokens of each response; carries the gradient.
+        log_prob: (B, T), as given.
+        sums: (B,) sum of `lad_loss` over the tokens of each response, without gradient.
+        weight: (B, T) d sums / d log_prob.
         length: (B,) number of tokens of each response, as int64.
         diagnostics: (len(DIAGNOSTICS),), on the device, without gradient.
     """
 
-    loss_sum: Tensor
+    log_prob: Tensor
+    sums: Tensor
+    weight: Tensor
     length: Tensor
     diagnostics: Tensor
+
+    @property
+    def loss_sum(self) -> Tensor:
+        """(B,) `sums`; carries the gradient."""
+        return GivenGradient.apply(self.log_prob, self.sums, self.weight)
+
+    @property
+    def loss_mean(self) -> Tensor:
+        """(B, 1) mean of `lad_loss` over the tokens of each response, 0 where there are none; carries the gradient."""
+        divisor = self.length.unsqueeze(-1).clamp(min=1)
+        return GivenGradient.apply(self.log_prob, self.sums.unsqueeze(-1) / divisor, self.weight, divisor)
 
 
 def _respond(
@@ -32,14 +47,14 @@ def _respond(
     response_mask: Tensor,
     token_weights: Tensor | None,
     config: LADConfig,
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of a block of responses: (B,) sums, (B,) lengths, (B, T) gradient, and the parts of the diagnostics."""
     terms = evaluate(log_prob, old_log_prob, advantages, response_mask, config)
-    loss, token_weight = terms.loss, terms.token_weight
+    loss_sum, token_weight = terms.loss_sum, terms.token_weight
     if token_weights is not None:
-        factor = torch.where(terms.response_mask, token_weights.to(loss.dtype), 0.0)
-        loss, token_weight = loss * factor, token_weight * factor
-    return loss.sum(-1), terms.length, token_weight, partial_diagnostics(terms, config)
+        factor = torch.where(terms.response_mask, token_weights.to(token_weight.dtype), 0.0)
+        loss_sum, token_weight = (terms.loss * factor).sum(-1), token_weight * factor
+    return loss_sum, terms.length, token_weight, partial_diagnostics(terms, config)
 
 
 def lad_responses(
@@ -69,13 +84,13 @@ def lad_responses(
         raise ValueError(
             f"token_weights must have the shape of log_prob, {tuple(log_prob.shape)}, got {tuple(token_weights.shape)}"
         )
-    weight = RowBuffer(log_prob)
-    sums, lengths, parts = [], [], []
     respond = as_configured(_respond, config)
     factors = response_mask if token_weights is None else token_weights
+    weight = RowBuffer(log_prob)
+    sums, lengths, parts = [], [], []
     with torch.no_grad():
         for *block, factor in row_blocks(
-            log_prob, old_log_prob, advantages, response_mask, factors, whole=config.compile
+            log_prob.detach(), old_log_prob, advantages, response_mask, factors, whole=config.compile
         ):
             block_sums, block_lengths, block_weight, block_parts = respond(
                 *block, None if token_weights is None else factor, config
@@ -84,5 +99,4 @@ def lad_responses(
             sums.append(block_sums)
             lengths.append(block_lengths)
             parts.append(block_parts)
-        loss_sum, length, diagnostics = torch.cat(sums), torch.cat(lengths).long(), finish(parts)
-    return LADResponses(GivenGradient.apply(log_prob, loss_sum, weight.matrix), length, diagnostics)
+        return LADResponses(log_prob, torch.cat(sums), weight.matrix, torch.cat(lengths).long(), finish(parts))

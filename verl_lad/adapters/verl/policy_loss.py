@@ -59,11 +59,11 @@ def compute_policy_loss_lad(
     responses = lad_responses(log_prob, old_log_prob, advantages, response_mask, settings, rollout_is_weights)
     # agg_loss on one column: the mean loss of each response, which counts for as many tokens as it has. Every one of
     # its modes is linear in the sums over the responses, so that is the same number without its (B, T) matrices.
-    length = responses.length.unsqueeze(-1)
-    mean = responses.loss_sum.unsqueeze(-1) / length.clamp(min=1)
     info = {"loss_scale_factor": None, **config.global_batch_info}
     if info["loss_scale_factor"] is None:
         info["loss_scale_factor"] = response_mask.shape[-1]  # what agg_loss would take from the matrix
-    loss = agg_loss(loss_mat=mean, loss_mask=length, loss_agg_mode=loss_agg_mode, **info)
+    loss = agg_loss(
+        loss_mat=responses.loss_mean, loss_mask=responses.length.unsqueeze(-1), loss_agg_mode=loss_agg_mode, **info
+    )
     values = responses.diagnostics.tolist()  # the one device synchronisation
     return loss, dict(zip(METRIC_NAMES, values, strict=True))
