@@ -93,11 +93,11 @@ def group_advantages(
         """(B,) values of the groups that the responses belong to."""
         return x.index_select(0, index)
 
-    count = total(torch.ones_like(s))
+    count = torch.bincount(index, minlength=groups).to(s.dtype)
     single = count == 1
-    mean = (total(s) / count).masked_fill_(single, 0.0)
-    constant = (extreme(s, "amax") == extreme(s, "amin")) & ~single
-    A = (s - of_each(mean)).masked_fill_(of_each(constant), 0.0)
+    # Relative to the least of the group first: equal scores are exactly 0 then, and large ones lose no digits.
+    A = s - of_each(extreme(s, "amin").masked_fill_(single, 0.0))
+    A -= of_each((total(A) / count).masked_fill_(single, 0.0))
     if norm_by_std and not anchored:
         std = (total(A.square()) / (count - 1).clamp_(min=1)).sqrt_().masked_fill_(single, 1.0)
         A = A / of_each(std + STD_EPSILON)
