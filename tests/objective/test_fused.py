@@ -6,14 +6,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verl_lad import LADConfig, lad_loss
-from verl_lad.objective import aggregation_weights, lad_linear_loss, lad_responses
+from verl_lad.objective import aggregation_weights, fused, lad_linear_loss, lad_responses
 from verl_lad.objective.fused import LOSS_AGG_MODES
 
 from .formulas import DIVERGENCES, IDS, RATIOS
 
 B, T, H, V = 5, 7, 6, 29
 every_ratio = pytest.mark.parametrize("ratio", RATIOS)
+both_ways = pytest.mark.parametrize("_way", ["one pass", "by slices"], indirect=True)
 every_mode = pytest.mark.parametrize("mode", LOSS_AGG_MODES)
+
+
+@pytest.fixture
+def _way(request, monkeypatch):
+    """How the gradients are computed: the default for float64, or that of half types, by slices of a few words."""
+    if request.param == "by slices":
+        monkeypatch.setattr(fused, "_in_one_pass", lambda *_: False)
+    monkeypatch.setattr(fused, "VOCABULARY_SLICE", 8)
 
 
 class Head:
@@ -79,6 +88,8 @@ def check_same(head: Head, ours: Tensor, theirs: Tensor, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(mine, other, rtol=rtol, atol=atol)
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @pytest.mark.parametrize("chunk_size", [1, 4, 1000, None])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("softcap", [None, 3.0])
@@ -91,6 +102,8 @@ def test_loss_and_gradients_are_those_of_the_logits_at_once(ratio, bias, softcap
     check_same(head, head.fused(config, weights, chunk_size=chunk_size).loss, head.naive(config, weights))
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @every_ratio
 @pytest.mark.parametrize(("name", "alpha"), DIVERGENCES, ids=IDS)
 def test_so_it_is_for_every_divergence(name, alpha, ratio):
@@ -100,6 +113,8 @@ def test_so_it_is_for_every_divergence(name, alpha, ratio):
     check_same(head, head.fused(config, weights).loss, head.naive(config, weights))
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @every_mode
 @every_ratio
 def test_so_it_is_for_every_aggregation_with_weights_of_each_token(ratio, mode):
@@ -111,6 +126,8 @@ def test_so_it_is_for_every_aggregation_with_weights_of_each_token(ratio, mode):
     check_same(head, ours.loss, head.naive(config, weights, token_weights))
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @every_ratio
 def test_per_token_advantages_are_used_as_lad_loss_uses_them(ratio):
     head = Head()
@@ -119,6 +136,8 @@ def test_per_token_advantages_are_used_as_lad_loss_uses_them(ratio):
     check_same(head, head.fused(config, weights).loss, head.naive(config, weights))
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @every_ratio
 def test_float32_gradients_differ_by_less_than_1e_5_of_their_norm(ratio):
     head = Head(torch.float32, bias=True, softcap=5.0, temperature=0.8, vocabulary=3000)
@@ -129,10 +148,12 @@ def test_float32_gradients_differ_by_less_than_1e_5_of_their_norm(ratio):
         assert (mine - other).norm() < 1e-5 * other.norm()
 
 
+@pytest.mark.parametrize("words", [64, 2**14], ids=lambda x: f"slices-of-{x}")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_ratio
-def test_gradients_of_half_types_are_no_worse_than_those_of_the_logits_at_once(ratio, dtype):
+def test_gradients_of_half_types_are_no_worse_than_those_of_the_logits_at_once(ratio, dtype, words, monkeypatch):
     # both against float64 gradients at the same numbers; and with weights so small that float16 would lose them
+    monkeypatch.setattr(fused, "VOCABULARY_SLICE", words)
     head = Head(dtype, vocabulary=500)
     exact = Head(dtype, vocabulary=500)
     for name in ("hidden", "weight", "old", "advantages"):
@@ -171,6 +192,8 @@ def test_log_probs_and_diagnostics_come_with_it(ratio):
     torch.testing.assert_close(result.diagnostics, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @every_ratio
 def test_without_old_log_probs_the_policy_is_its_own(ratio):
     head, config, weights = Head(), LADConfig(ratio=ratio), torch.rand(B).double()
@@ -180,6 +203,8 @@ def test_without_old_log_probs_the_policy_is_its_own(ratio):
     assert ours.diagnostics[0] == 0  # ppo_kl
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 @every_ratio
 def test_what_is_masked_is_not_looked_at(ratio):
     head, config, weights = Head(), LADConfig(ratio=ratio), torch.rand(B).double()
@@ -194,17 +219,18 @@ def test_what_is_masked_is_not_looked_at(ratio):
 
 
 class LargestLogits(TorchDispatchMode):
-    """Rows of the largest tensor with a vocabulary in it, and the shapes of all that are made."""
+    """Rows of the largest tensor with a vocabulary in it, the shapes of all that are made, the largest in float32."""
 
     def __init__(self):
         super().__init__()
-        self.rows, self.shapes = 0, set()
+        self.rows, self.shapes, self.wide = 0, set(), 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for x in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(x, Tensor):
                 self.shapes.add(tuple(x.shape))
+                self.wide = max(self.wide, x.numel() if x.dtype == torch.float32 else 0)
                 if x.dim() and x.shape[-1] == V and x.shape != (H, V):  # the weight, transposed
                     self.rows = max(self.rows, x.numel() // V)
         return result
@@ -220,16 +246,31 @@ def test_no_more_than_chunk_size_rows_of_logits_exist(ratio):
 
 
 @every_ratio
+def test_the_gradient_of_a_half_weight_needs_no_sum_as_large_as_itself(ratio, monkeypatch):
+    monkeypatch.setattr(fused, "VOCABULARY_SLICE", 8)
+    head = Head(torch.bfloat16)
+    for chunk_size in (1, 3):
+        with LargestLogits() as made:
+            head.fused(LADConfig(ratio=ratio), torch.ones(B), chunk_size=chunk_size).loss.backward()
+        assert made.rows <= chunk_size
+        assert made.wide <= max(chunk_size * V, B * T * H)
+    head.weight = torch.zeros(1000, H, dtype=torch.bfloat16, requires_grad=True)
+    with LargestLogits() as made:
+        head.fused(LADConfig(ratio=ratio), torch.ones(B), chunk_size=1).loss.backward()
+    assert made.wide <= 1000 < head.weight.numel()
+
+
+@every_ratio
 def test_logits_of_masked_tokens_are_not_computed_and_those_of_others_once_if_they_fit(ratio, monkeypatch):
     head, computed = Head(), []
-    from verl_lad.objective import fused
-
     softmax = fused._Head.softmax
     monkeypatch.setattr(fused._Head, "softmax", lambda self, h, y: computed.append(len(y)) or softmax(self, h, y))
     head.fused(LADConfig(ratio=ratio), torch.ones(B).double(), chunk_size=T)
     assert sum(computed) == head.mask.sum()
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 def test_what_needs_no_gradient_costs_none():
     head, config, weights = Head(bias=True), LADConfig(), torch.ones(B).double()
     head.weight.requires_grad_(False)
@@ -244,6 +285,8 @@ def test_what_needs_no_gradient_costs_none():
     torch.testing.assert_close(result.loss, head.naive(config, weights).detach())
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 def test_the_incoming_gradient_scales_all_and_accumulates():
     head, config, weights = Head(bias=True), LADConfig(), torch.rand(B).double()
     once = torch.autograd.grad(head.fused(config, weights).loss, head.leaves)
@@ -253,6 +296,8 @@ def test_the_incoming_gradient_scales_all_and_accumulates():
         torch.testing.assert_close(leaf.grad, -6 * g, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 def test_without_tokens_the_loss_and_all_gradients_are_zero():
     head = Head(bias=True)
     head.mask[:] = False
@@ -262,12 +307,16 @@ def test_without_tokens_the_loss_and_all_gradients_are_zero():
     assert not result.diagnostics.any()
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 def test_second_order_is_refused():
     head = Head()
     with pytest.raises(RuntimeError, match="create_graph=True is not supported"):
         torch.autograd.grad(head.fused(LADConfig(), torch.ones(B)).loss, head.leaves, create_graph=True)
 
 
+@pytest.mark.usefixtures("_way")
+@both_ways
 def test_a_second_backward_is_refused():
     head = Head()
     loss = head.fused(LADConfig(), torch.ones(B)).loss

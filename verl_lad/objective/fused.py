@@ -3,6 +3,10 @@
 The gradient of the loss in each log-prob is known in closed form (`LADTerms.token_weight`), and the way of aggregating
 is linear. So forward computes the logits of a chunk, their log-probs, those weights, and from them at once what the
 chunk adds to the gradients of hidden states, weight and bias; backward only multiplies by the incoming gradient.
+
+A weight of a half type that needs a gradient would need a sum as large as itself in float32 meanwhile, read and written
+once a chunk. There forward computes log-probs alone, and backward the gradients, by slices of the vocabulary: for one
+more product of hidden states and weight, a sum no larger than a slice.
 """
 
 from bisect import bisect_right
@@ -19,10 +23,12 @@ from verl_lad.objective.responses import lad_responses
 
 LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
 CHUNK_BYTES = 160e6
-"""Of the logits that exist at a time by default, in the type of the hidden states: large enough for the matrix products
-to run at their full rate, and a fraction of an LM head (256 tokens of Qwen2.5's 151,936 words in float32)."""
+"""Of the logits that exist at a time by default, in the type of the loss: large enough for the matrix products to run
+at their full rate, and a fraction of an LM head (263 tokens of Qwen2.5's 151,936 words in float32)."""
+Gradients = tuple[Tensor | None, ...]
+"""Of hidden states (N, H), weight (V, H) and bias (V,), each None if it is not needed."""
 VOCABULARY_SLICE = 2**14
-"""Rows of the weight whose gradient is added up at a time, where the product is of a narrower type than the sum."""
+"""Rows of the weight whose gradient is computed at a time, where that is done by slices of the vocabulary."""
 
 
 def aggregation_weights(
@@ -88,8 +94,8 @@ class _Head:
     softcap: float | None
     temperature: float
 
-    def softmax(self, hidden: Tensor, labels: Tensor) -> "_Softmax":
-        """Of the logits of (n, H) hidden states, in float32 or float64."""
+    def logits(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(n, V) of (n, H) hidden states, in float32 or float64, and the derivative of the soft cap if there is one."""
         logits = (hidden @ self.weight.t()).to(torch.promote_types(hidden.dtype, torch.float32))
         if self.bias is not None:
             logits += self.bias
@@ -100,21 +106,29 @@ class _Head:
             slope = tanh.square_().neg_().add_(1)
         if self.temperature != 1:
             logits /= self.temperature
+        return logits, slope
+
+    def softmax(self, hidden: Tensor, labels: Tensor) -> "_Softmax":
+        """Of the logits of (n, H) hidden states, in float32 or float64."""
+        logits, slope = self.logits(hidden)
         labels = labels.unsqueeze(-1)
         picked, largest = logits.gather(-1, labels), logits.amax(-1, keepdim=True)
         exp = logits.sub_(largest).exp_()
         total = exp.sum(-1, keepdim=True)
-        return _Softmax((picked - largest - total.log()).squeeze(-1), labels, exp, total, slope, self.temperature)
+        log_total = largest + total.log()
+        return _Softmax((picked - log_total).squeeze(-1), log_total, labels, exp, total, slope, self.temperature)
 
 
 @dataclass(frozen=True)
 class _Softmax:
     """The softmax of a chunk, exp (n, V) / total (n, 1), and log_prob (n,) of its labels, which are (n, 1) here.
 
+    log_total: (n, 1) logarithm of the sum of exp(logits).
     slope: (n, V) derivative of the soft cap, if there is one.
     """
 
     log_prob: Tensor
+    log_total: Tensor
     labels: Tensor
     exp: Tensor
     total: Tensor
@@ -134,10 +148,10 @@ class _Gradients:
     def __init__(self, hidden: Tensor, head: _Head, needed: list[bool]):
         self._weight = head.weight
         of_hidden, of_weight, of_bias = needed
-        sums = torch.promote_types(hidden.dtype, torch.float32)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
         self.hidden = torch.zeros_like(hidden) if of_hidden else None
-        self.weight = torch.zeros_like(head.weight, dtype=sums) if of_weight else None
-        self.bias = torch.zeros_like(head.bias, dtype=sums) if head.bias is not None and of_bias else None
+        self.weight = torch.zeros_like(head.weight) if of_weight else None
+        self.bias = torch.zeros_like(head.bias, dtype=wide) if head.bias is not None and of_bias else None
 
     def add(self, tokens: Tensor, hidden: Tensor, grad_logits: Tensor) -> None:
         """Adds one chunk: indices (n,) of its tokens, hidden (n, H), grad_logits (n, V)."""
@@ -146,19 +160,86 @@ class _Gradients:
         grad_logits = grad_logits.to(hidden.dtype)
         if self.hidden is not None:
             self.hidden[tokens] = grad_logits @ self._weight
-        if self.weight is None:
-            return
-        if self.weight.dtype == hidden.dtype:
+        if self.weight is not None:
             self.weight.addmm_(grad_logits.t(), hidden)
-            return
-        for sums, logits in zip(
-            self.weight.split(VOCABULARY_SLICE), grad_logits.split(VOCABULARY_SLICE, dim=1), strict=True
-        ):
-            sums += logits.t() @ hidden
+
+    def times(self, factor: Tensor) -> Gradients:
+        """Them all, times `factor`; uses them up."""
+        return tuple(None if x is None else x.mul_(factor) for x in (self.hidden, self.weight, self.bias))
+
+
+def _in_one_pass(dtype: torch.dtype, needed: list[bool]) -> bool:
+    """Whether sums in the products' own type are exact enough to stand where the gradients will be."""
+    return dtype == torch.promote_types(dtype, torch.float32) or not needed[1]
+
+
+@dataclass(frozen=True)
+class _BySlices:
+    """What the gradients are computed from, by slices of the vocabulary and chunks of the n tokens that count.
+
+    Attributes:
+        dtype: of the products.
+        tokens: (n,) indices of those tokens.
+        labels, log_total, grad_log_prob: (n,) of those tokens.
+        softcap, temperature: as for `_Head`.
+        elements: logits that exist at a time.
+        needed: whether hidden states, weight and bias need a gradient.
+    """
+
+    dtype: torch.dtype
+    tokens: Tensor
+    labels: Tensor
+    log_total: Tensor
+    grad_log_prob: Tensor
+    softcap: float | None
+    temperature: float
+    elements: int
+    needed: list[bool]
+
+    def times(self, factor: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Gradients:
+        """Them all, times `factor`, in float32 or float64, but that of the weight in its type."""
+        of_hidden, of_weight, of_bias = self.needed
+        states, wide = hidden.to(self.dtype).flatten(0, 1), self.log_total.dtype
+        grad_hidden = torch.zeros_like(states, dtype=wide) if of_hidden else None
+        grad_weight = torch.empty_like(weight) if of_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and of_bias else None
+        size = max(1, min(VOCABULARY_SLICE, self.elements, len(weight)))
+        chunks = torch.arange(len(self.tokens), device=self.tokens.device).split(max(1, self.elements // size))
+        for first in range(0, len(weight), size):
+            rows = slice(first, first + size)
+            head = _Head(
+                weight[rows].to(self.dtype), None if bias is None else bias[rows], self.softcap, self.temperature
+            )
+            sum_weight = torch.zeros_like(head.weight, dtype=wide)
+            for chunk in chunks:
+                tokens = self.tokens[chunk]
+                grad_logits = self._grad_logits(head, first, chunk, states[tokens])
+                if grad_bias is not None:
+                    grad_bias[rows] += grad_logits.sum(0)
+                grad_logits = grad_logits.to(self.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[tokens] += grad_logits @ head.weight
+                if grad_weight is not None:
+                    sum_weight += grad_logits.t() @ states[tokens]
+            if grad_weight is not None:
+                grad_weight[rows] = sum_weight.mul_(factor)
+        hidden_and_bias = (None if x is None else x.mul_(factor) for x in (grad_hidden, grad_bias))
+        return next(hidden_and_bias), grad_weight, next(hidden_and_bias)
+
+    def _grad_logits(self, head: _Head, first: int, chunk: Tensor, states: Tensor) -> Tensor:
+        """(n, size) gradient before bias, soft cap and temperature, of the words from `first` on."""
+        logits, slope = head.logits(states)
+        grad = (self.grad_log_prob[chunk] / self.temperature).unsqueeze(-1)
+        grad_logits = logits.sub_(self.log_total[chunk].unsqueeze(-1)).exp_().mul_(-grad)
+        label = self.labels[chunk].unsqueeze(-1) - first
+        size = grad_logits.shape[-1]
+        of_slice = torch.where((label >= 0) & (label < size), grad, 0.0)
+        grad_logits.scatter_add_(-1, label.clamp(0, size - 1), of_slice)
+        return grad_logits if slope is None else grad_logits.mul_(slope)
 
 
 class _LinearLoss(torch.autograd.Function):
-    """Forward: the loss as it is. Backward: the incoming gradient times gradients that are known already."""
+    """Forward: the loss as it is. Backward: the incoming gradient times those of `gradients`."""
 
     @staticmethod
     def forward(
@@ -167,9 +248,11 @@ class _LinearLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         loss: Tensor,
-        gradients: _Gradients,
+        gradients: _Gradients | _BySlices,
         unit: Tensor,
     ) -> Tensor:
+        if isinstance(gradients, _BySlices):
+            ctx.save_for_backward(hidden, weight, bias)
         ctx.gradients, ctx.unit, ctx.shape = gradients, unit, hidden.shape
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         return loss.view_as(loss)
@@ -187,11 +270,8 @@ class _LinearLoss(torch.autograd.Function):
                 "place and handed over; retain_graph=True does not keep them"
             )
         gradients, ctx.gradients = ctx.gradients, None
-        factor = grad_output * ctx.unit
-        hidden, weight, bias = (
-            None if x is None else x.mul_(factor).to(dtype)
-            for x, dtype in zip((gradients.hidden, gradients.weight, gradients.bias), ctx.dtypes, strict=True)
-        )
+        sums = gradients.times(grad_output * ctx.unit, *ctx.saved_tensors)
+        hidden, weight, bias = (None if x is None else x.to(dtype) for x, dtype in zip(sums, ctx.dtypes, strict=True))
         return None if hidden is None else hidden.view(ctx.shape), weight, bias, None, None, None
 
 
@@ -216,7 +296,8 @@ def lad_linear_loss(
     Equal to `lad_loss` on log_softmax of softcap tanh((hidden @ lm_head_weight.T + bias) / softcap) / temperature.
     The logits of at most `chunk_size` tokens exist at a time, and only of tokens that count. For ratio="sequence" and
     "geometric" the weight of a response is known when all of its log-probs are, so the logits of a response of more
-    than chunk_size tokens are computed twice. Two transfers from the device: where the tokens are, and their numbers.
+    than chunk_size tokens are computed twice, as all are for an LM head that needs a gradient where products are of a
+    half type. Two transfers from the device: where the tokens are, and their numbers.
 
     Args:
         hidden: (B, T, H) hidden states in front of the LM head, of the positions that predict `labels`.
@@ -246,13 +327,14 @@ def lad_linear_loss(
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, lm_head_weight, bias)]
-    chunk_size = chunk_size or max(1, int(CHUNK_BYTES / dtype.itemsize / max(1, len(lm_head_weight))))
+    wide = torch.promote_types(dtype, torch.float32)
+    chunk_size = chunk_size or max(1, int(CHUNK_BYTES / wide.itemsize / max(1, len(lm_head_weight))))
     with torch.no_grad(), torch.autocast(device, enabled=False):
         head = _Head(lm_head_weight.to(dtype), bias, softcap, temperature)
         states, labels = hidden.to(dtype).flatten(0, 1), labels.flatten()
-        gradients = _Gradients(states, head, needed)
+        sums = _Gradients(states, head, needed) if any(needed) and _in_one_pass(dtype, needed) else None
         mask = response_mask.bool()
-        log_prob = torch.zeros(mask.shape, dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
+        log_prob = torch.zeros(mask.shape, dtype=wide, device=hidden.device)
         # In units of the largest factor, so that the gradients of the logits are not too small for a half type.
         response_weights = response_weights.to(log_prob.dtype)
         unit = response_weights.abs().max() if response_weights.numel() else response_weights.new_ones(())
@@ -268,24 +350,37 @@ def lad_linear_loss(
         matrices = (log_prob, old, advantages.expand(mask.shape), mask, factors)
         rows = [matrix.reshape(-1, columns) for matrix in matrices]
         every_log_prob, tokens = log_prob.view(-1), mask.flatten().nonzero().squeeze(-1)
+        every_log_total = torch.zeros_like(every_log_prob)
         for first, stop, of_rows in _spans(rows[3].sum(-1), chunk_size):
             chunks = tokens[of_rows].split(chunk_size)
             for chunk in chunks:
                 softmax = head.softmax(states[chunk], labels[chunk])
                 every_log_prob[chunk] = softmax.log_prob
-                if len(chunks) > 1 or not any(needed):
+                every_log_total[chunk] = softmax.log_total.squeeze(-1)
+                if len(chunks) > 1 or sums is None:
                     del softmax  # room for that of the next chunk
-            if not any(needed):
+            if sums is None:
                 continue
             policy, sampler, target, counts, factor = (matrix[first:stop] for matrix in rows)
             grad_log_prob = (evaluate(policy, sampler, target, counts, config).token_weight * factor).flatten()
             for chunk in chunks:
                 if len(chunks) > 1:
                     softmax = head.softmax(states[chunk], labels[chunk])
-                gradients.add(chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
+                sums.add(chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
                 del softmax
         responses = lad_responses(log_prob, old, advantages, mask, config, token_weights)
-        loss = (responses.loss_sum * response_weights).sum()
+        loss = (responses.sums * response_weights).sum()
+        gradients = sums or _BySlices(
+            dtype=dtype,
+            tokens=tokens,
+            labels=labels[tokens],
+            log_total=every_log_total[tokens],
+            grad_log_prob=(responses.weight * (response_weights / unit).unsqueeze(-1)).flatten()[tokens],
+            softcap=softcap,
+            temperature=temperature,
+            elements=chunk_size * len(lm_head_weight),
+            needed=needed,
+        )
     loss = _LinearLoss.apply(hidden, lm_head_weight, bias, loss, gradients, unit)
     return LADLinearLoss(loss, log_prob, responses.diagnostics)
 
