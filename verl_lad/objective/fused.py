@@ -11,7 +11,7 @@ more product of hidden states and weight, a sum no larger than a slice.
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,9 +25,7 @@ LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-tok
 CHUNK_BYTES = 160e6
 """Of the logits that exist at a time by default, in the type of the loss: large enough for the matrix products to run
 at their full rate, and a fraction of an LM head (263 tokens of Qwen2.5's 151,936 words in float32)."""
-Gradients = tuple[Tensor | None, ...]
-"""Of hidden states (N, H), weight (V, H) and bias (V,), each None if it is not needed."""
-VOCABULARY_SLICE = 2**14
+VOCABULARY_SLICE = 2**13
 """Rows of the weight whose gradient is computed at a time, where that is done by slices of the vocabulary."""
 
 
@@ -108,6 +106,23 @@ class _Head:
             logits /= self.temperature
         return logits, slope
 
+    def grad_logits(self, hidden: Tensor, labels: Tensor, log_total: Tensor, grad_log_prob: Tensor) -> Tensor:
+        """(n, V) gradient before bias, soft cap and temperature, of some of the words.
+
+        Args:
+            hidden: (n, H).
+            labels: (n,), counted from the first of these words: below 0, or V and above, the label is another.
+            log_total: (n,) logarithm of the sum of exp(logits) over all words.
+            grad_log_prob: (n,) gradient of the log-prob of each label.
+        """
+        logits, slope = self.logits(hidden)
+        grad = (grad_log_prob / self.temperature).unsqueeze(-1)
+        grad_logits = logits.sub_(log_total.unsqueeze(-1)).exp_().mul_(-grad)
+        labels, last = labels.unsqueeze(-1), grad_logits.shape[-1] - 1
+        of_label = torch.where((labels >= 0) & (labels <= last), grad, 0.0)
+        grad_logits.scatter_add_(-1, labels.clamp(0, last), of_label)
+        return grad_logits if slope is None else grad_logits.mul_(slope)
+
     def softmax(self, hidden: Tensor, labels: Tensor) -> "_Softmax":
         """Of the logits of (n, H) hidden states, in float32 or float64."""
         logits, slope = self.logits(hidden)
@@ -143,103 +158,81 @@ class _Softmax:
 
 
 class _Gradients:
-    """The sums of what each chunk adds to the gradients of hidden states (N, H), weight (V, H) and bias (V,)."""
+    """Those of hidden states (N, H), weight (V, H) and bias (V,), each None if it is not needed.
 
-    def __init__(self, hidden: Tensor, head: _Head, needed: list[bool]):
-        self._weight = head.weight
+    Args:
+        hidden: in the type of the products.
+        weight, bias: the parameters.
+        needed: whether hidden, weight and bias need a gradient.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]):
         of_hidden, of_weight, of_bias = needed
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        self.hidden = torch.zeros_like(hidden) if of_hidden else None
-        self.weight = torch.zeros_like(head.weight) if of_weight else None
-        self.bias = torch.zeros_like(head.bias, dtype=wide) if head.bias is not None and of_bias else None
+        self._wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.in_one_pass = _in_one_pass(hidden.dtype, of_weight)
+        self.hidden = torch.zeros_like(hidden, dtype=None if self.in_one_pass else self._wide) if of_hidden else None
+        self.weight = torch.zeros_like(weight, dtype=self._wide if self.in_one_pass else None) if of_weight else None
+        self.bias = torch.zeros_like(bias, dtype=self._wide) if bias is not None and of_bias else None
 
-    def add(self, tokens: Tensor, hidden: Tensor, grad_logits: Tensor) -> None:
-        """Adds one chunk: indices (n,) of its tokens, hidden (n, H), grad_logits (n, V)."""
+    def add(self, head: _Head, tokens: Tensor, states: Tensor, grad_logits: Tensor) -> None:
+        """Adds one chunk, all words at once: indices (n,) of its tokens, their states (n, H), grad_logits (n, V)."""
         if self.bias is not None:
             self.bias += grad_logits.sum(0)
-        grad_logits = grad_logits.to(hidden.dtype)
+        grad_logits = grad_logits.to(states.dtype)
         if self.hidden is not None:
-            self.hidden[tokens] = grad_logits @ self._weight
+            self.hidden[tokens] = grad_logits @ head.weight
         if self.weight is not None:
-            self.weight.addmm_(grad_logits.t(), hidden)
+            self.weight.addmm_(grad_logits.t(), states)
 
-    def times(self, factor: Tensor) -> Gradients:
-        """Them all, times `factor`; uses them up."""
+    def add_by_slices(
+        self,
+        head: _Head,
+        tokens: Tensor,
+        states: Tensor,
+        labels: Tensor,
+        log_total: Tensor,
+        grad_log_prob: Tensor,
+        elements: int,
+    ) -> None:
+        """Adds all tokens that count, slice by slice of the words; each sum is rounded to its type once.
+
+        Args:
+            head: of all words.
+            tokens: (n,) indices of those tokens.
+            states: (N, H), as all the others of every token, (N,).
+            labels, log_total, grad_log_prob: the latter the gradient of each log-prob.
+            elements: logits that exist at a time.
+        """
+        size = max(1, min(VOCABULARY_SLICE, elements, len(head.weight)))
+        for first in range(0, len(head.weight), size):
+            words = slice(first, first + size)
+            some = replace(head, weight=head.weight[words], bias=None if head.bias is None else head.bias[words])
+            sum_weight = torch.zeros_like(some.weight, dtype=self._wide) if self.weight is not None else None
+            for chunk in tokens.split(max(1, elements // size)):
+                of_chunk = states[chunk]
+                grad_logits = some.grad_logits(of_chunk, labels[chunk] - first, log_total[chunk], grad_log_prob[chunk])
+                if self.bias is not None:
+                    self.bias[words] += grad_logits.sum(0)
+                grad_logits = grad_logits.to(of_chunk.dtype)
+                if self.hidden is not None:
+                    self.hidden[chunk] += grad_logits @ some.weight
+                if sum_weight is not None:
+                    sum_weight += grad_logits.t() @ of_chunk
+            if sum_weight is not None and self.weight is not None:
+                self.weight[words] = sum_weight
+
+    def times(self, factor: Tensor) -> tuple[Tensor | None, ...]:
+        """All of them, times `factor`, in place."""
         return tuple(None if x is None else x.mul_(factor) for x in (self.hidden, self.weight, self.bias))
 
 
-def _in_one_pass(dtype: torch.dtype, needed: list[bool]) -> bool:
+def _in_one_pass(dtype: torch.dtype, of_weight: bool) -> bool:
     """Whether sums in the products' own type are exact enough to stand where the gradients will be."""
-    return dtype == torch.promote_types(dtype, torch.float32) or not needed[1]
-
-
-@dataclass(frozen=True)
-class _BySlices:
-    """What the gradients are computed from, by slices of the vocabulary and chunks of the n tokens that count.
-
-    Attributes:
-        dtype: of the products.
-        tokens: (n,) indices of those tokens.
-        labels, log_total, grad_log_prob: (n,) of those tokens.
-        softcap, temperature: as for `_Head`.
-        elements: logits that exist at a time.
-        needed: whether hidden states, weight and bias need a gradient.
-    """
-
-    dtype: torch.dtype
-    tokens: Tensor
-    labels: Tensor
-    log_total: Tensor
-    grad_log_prob: Tensor
-    softcap: float | None
-    temperature: float
-    elements: int
-    needed: list[bool]
-
-    def times(self, factor: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Gradients:
-        """Them all, times `factor`, in float32 or float64, but that of the weight in its type."""
-        of_hidden, of_weight, of_bias = self.needed
-        states, wide = hidden.to(self.dtype).flatten(0, 1), self.log_total.dtype
-        grad_hidden = torch.zeros_like(states, dtype=wide) if of_hidden else None
-        grad_weight = torch.empty_like(weight) if of_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and of_bias else None
-        size = max(1, min(VOCABULARY_SLICE, self.elements, len(weight)))
-        chunks = torch.arange(len(self.tokens), device=self.tokens.device).split(max(1, self.elements // size))
-        for first in range(0, len(weight), size):
-            rows = slice(first, first + size)
-            head = _Head(
-                weight[rows].to(self.dtype), None if bias is None else bias[rows], self.softcap, self.temperature
-            )
-            sum_weight = torch.zeros_like(head.weight, dtype=wide)
-            for chunk in chunks:
-                tokens = self.tokens[chunk]
-                grad_logits = self._grad_logits(head, first, chunk, states[tokens])
-                if grad_bias is not None:
-                    grad_bias[rows] += grad_logits.sum(0)
-                grad_logits = grad_logits.to(self.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[tokens] += grad_logits @ head.weight
-                if grad_weight is not None:
-                    sum_weight += grad_logits.t() @ states[tokens]
-            if grad_weight is not None:
-                grad_weight[rows] = sum_weight.mul_(factor)
-        hidden_and_bias = (None if x is None else x.mul_(factor) for x in (grad_hidden, grad_bias))
-        return next(hidden_and_bias), grad_weight, next(hidden_and_bias)
-
-    def _grad_logits(self, head: _Head, first: int, chunk: Tensor, states: Tensor) -> Tensor:
-        """(n, size) gradient before bias, soft cap and temperature, of the words from `first` on."""
-        logits, slope = head.logits(states)
-        grad = (self.grad_log_prob[chunk] / self.temperature).unsqueeze(-1)
-        grad_logits = logits.sub_(self.log_total[chunk].unsqueeze(-1)).exp_().mul_(-grad)
-        label = self.labels[chunk].unsqueeze(-1) - first
-        size = grad_logits.shape[-1]
-        of_slice = torch.where((label >= 0) & (label < size), grad, 0.0)
-        grad_logits.scatter_add_(-1, label.clamp(0, size - 1), of_slice)
-        return grad_logits if slope is None else grad_logits.mul_(slope)
+    return dtype == torch.promote_types(dtype, torch.float32) or not of_weight
 
 
 class _LinearLoss(torch.autograd.Function):
-    """Forward: the loss as it is. Backward: the incoming gradient times those of `gradients`."""
+    """Forward: the loss as it is. Backward: the incoming gradient times gradients that are known already."""
 
     @staticmethod
     def forward(
@@ -248,11 +241,9 @@ class _LinearLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         loss: Tensor,
-        gradients: _Gradients | _BySlices,
+        gradients: _Gradients | None,
         unit: Tensor,
     ) -> Tensor:
-        if isinstance(gradients, _BySlices):
-            ctx.save_for_backward(hidden, weight, bias)
         ctx.gradients, ctx.unit, ctx.shape = gradients, unit, hidden.shape
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         return loss.view_as(loss)
@@ -270,7 +261,7 @@ class _LinearLoss(torch.autograd.Function):
                 "place and handed over; retain_graph=True does not keep them"
             )
         gradients, ctx.gradients = ctx.gradients, None
-        sums = gradients.times(grad_output * ctx.unit, *ctx.saved_tensors)
+        sums = gradients.times(grad_output * ctx.unit)
         hidden, weight, bias = (None if x is None else x.to(dtype) for x, dtype in zip(sums, ctx.dtypes, strict=True))
         return None if hidden is None else hidden.view(ctx.shape), weight, bias, None, None, None
 
@@ -332,7 +323,8 @@ def lad_linear_loss(
     with torch.no_grad(), torch.autocast(device, enabled=False):
         head = _Head(lm_head_weight.to(dtype), bias, softcap, temperature)
         states, labels = hidden.to(dtype).flatten(0, 1), labels.flatten()
-        sums = _Gradients(states, head, needed) if any(needed) and _in_one_pass(dtype, needed) else None
+        gradients = _Gradients(states, lm_head_weight, bias, needed) if any(needed) else None
+        in_one_pass = gradients is not None and gradients.in_one_pass
         mask = response_mask.bool()
         log_prob = torch.zeros(mask.shape, dtype=wide, device=hidden.device)
         # In units of the largest factor, so that the gradients of the logits are not too small for a half type.
@@ -357,30 +349,23 @@ def lad_linear_loss(
                 softmax = head.softmax(states[chunk], labels[chunk])
                 every_log_prob[chunk] = softmax.log_prob
                 every_log_total[chunk] = softmax.log_total.squeeze(-1)
-                if len(chunks) > 1 or sums is None:
+                if len(chunks) > 1 or not in_one_pass:
                     del softmax  # room for that of the next chunk
-            if sums is None:
+            if gradients is None or not in_one_pass:
                 continue
             policy, sampler, target, counts, factor = (matrix[first:stop] for matrix in rows)
             grad_log_prob = (evaluate(policy, sampler, target, counts, config).token_weight * factor).flatten()
             for chunk in chunks:
                 if len(chunks) > 1:
                     softmax = head.softmax(states[chunk], labels[chunk])
-                sums.add(chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
+                gradients.add(head, chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
                 del softmax
         responses = lad_responses(log_prob, old, advantages, mask, config, token_weights)
         loss = (responses.sums * response_weights).sum()
-        gradients = sums or _BySlices(
-            dtype=dtype,
-            tokens=tokens,
-            labels=labels[tokens],
-            log_total=every_log_total[tokens],
-            grad_log_prob=(responses.weight * (response_weights / unit).unsqueeze(-1)).flatten()[tokens],
-            softcap=softcap,
-            temperature=temperature,
-            elements=chunk_size * len(lm_head_weight),
-            needed=needed,
-        )
+        if gradients is not None and not in_one_pass:
+            grad_log_prob = (responses.weight * (response_weights / unit).unsqueeze(-1)).flatten()
+            elements = chunk_size * len(lm_head_weight)
+            gradients.add_by_slices(head, tokens, states, labels, every_log_total, grad_log_prob, elements)
     loss = _LinearLoss.apply(hidden, lm_head_weight, bias, loss, gradients, unit)
     return LADLinearLoss(loss, log_prob, responses.diagnostics)
 
