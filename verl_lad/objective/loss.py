@@ -201,8 +201,10 @@ def level_inputs(
 
 
 def _largest(x: Tensor) -> Tensor:
-    """The largest |x|, a scalar; 0 of nothing."""
-    return x.abs().amax() if x.numel() else x.new_zeros(())
+    """The largest |x| of a matrix, a scalar; 0 of nothing."""
+    if not x.numel():
+        return x.new_zeros(())
+    return x.abs().amax(-1).amax() if torch.compiler.is_compiling() else x.abs().amax()
 
 
 def _known_at_most(largest: Tensor, limit: float) -> bool:
