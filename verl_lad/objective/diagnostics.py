@@ -20,6 +20,7 @@ DIAGNOSTICS = {
 }
 """Name -> meaning, in the order of `lad_diagnostics`' result."""
 LARGEST = list(DIAGNOSTICS).index("log_ratio_abs_max")
+"""Its place: the one that is no mean."""
 
 
 @torch.no_grad()
@@ -79,10 +80,10 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 def finish(parts: Sequence[Tensor]) -> Tensor:
     """(len(DIAGNOSTICS),) diagnostics from the `partial_diagnostics` of each block of responses."""
-    total = parts[0]
+    together = parts[0]
     if len(parts) > 1:
         blocks = torch.stack(tuple(parts))
-        total = blocks.sum(0)
-        total[0, LARGEST] = blocks[:, 0, LARGEST].amax()
-    value, count = total
-    return value / count.clamp(min=1)
+        together = blocks.sum(0)
+        together[0, LARGEST] = blocks[:, 0, LARGEST].amax()
+    sums, counts = together
+    return sums / counts.clamp(min=1)

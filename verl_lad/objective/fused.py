@@ -4,9 +4,10 @@ The gradient of the loss in each log-prob is known in closed form (`LADTerms.tok
 is linear. So forward computes the logits of a chunk, their log-probs, those weights, and from them at once what the
 chunk adds to the gradients of hidden states, weight and bias; backward only multiplies by the incoming gradient.
 
-A weight of a half type that needs a gradient would need a sum as large as itself in float32 meanwhile, read and written
-once a chunk. There forward computes log-probs alone, and backward the gradients, by slices of the vocabulary: for one
-more product of hidden states and weight, a sum no larger than a slice.
+Where products are of a half type, the gradient of the weight would need a sum as large as the weight in float32, read
+and written once a chunk. There all log-probs come first, and then the gradients, by slices of the vocabulary: for one
+more product of hidden states and weight, a sum no larger than a slice. All within forward still, where FSDP and ZeRO
+have gathered the weight.
 """
 
 from bisect import bisect_right
@@ -130,8 +131,8 @@ class _Head:
         picked, largest = logits.gather(-1, labels), logits.amax(-1, keepdim=True)
         exp = logits.sub_(largest).exp_()
         total = exp.sum(-1, keepdim=True)
-        log_total = largest + total.log()
-        return _Softmax((picked - log_total).squeeze(-1), log_total, labels, exp, total, slope, self.temperature)
+        log_prob, log_total = (picked - largest - total.log()).squeeze(-1), largest + total.log()
+        return _Softmax(log_prob, log_total, labels, exp, total, slope, self.temperature)
 
 
 @dataclass(frozen=True)
