@@ -11,6 +11,7 @@ from verl_lad import LADConfig, lad_loss
 from verl_lad.objective import lad_diagnostics, lad_responses, lad_terms, loss
 
 CONFIG = LADConfig(eta=0.5)
+OF_EXPM1 = ("hellinger", "rkl", "jeffreys", "alpha")
 OTHERS = [
     LADConfig(ratio="sequence"),
     LADConfig(ratio="geometric", divergence="hellinger"),
@@ -42,7 +43,10 @@ def check_same(calls: list[tuple[Callable, LADConfig]], inputs: tuple[Tensor, ..
     for one, other in zip(*results, strict=True):
         if one is not None:
             unit = 2**-7 if one.dtype == torch.bfloat16 else 0.0  # numbers that differ may be rounded to neighbours
-            torch.testing.assert_close(one, other, rtol=max(2e-5, unit), atol=1e-6)
+            atol = 1e-6
+            if calls[0][1].divergence in OF_EXPM1 and other.numel():  # torch 2.13's inductor: expm1(x) = exp(x) - 1
+                atol *= max(1.0, other.abs().max().item())
+            torch.testing.assert_close(one, other, rtol=max(2e-5, unit), atol=atol)
 
 
 def loss_of_terms(*arguments) -> Tensor:
