@@ -32,7 +32,7 @@ class LADConfig:
         max_log_weight: limit of u = A / eta where exp(u) or exp(-u) itself is formed (hellinger, rkl, jeffreys, alpha).
         compile: evaluate loss, gradient and diagnostics in one kernel made by torch.compile, at the first batch: the
             same numbers to rounding, in less memory, and in less time where a batch has many tokens. Torch 2.13 on a
-            CPU compiles expm1(x) as exp(x) - 1: there g of hellinger, rkl, jeffreys and alpha is exact to 1e-7 rho only.
+            CPU compiles expm1(x) as exp(x) - 1: g of hellinger, rkl, jeffreys and alpha is exact to 1e-7 rho then.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
