@@ -11,7 +11,6 @@ from verl_lad import LADConfig, lad_loss
 from verl_lad.objective import lad_diagnostics, lad_responses, lad_terms, loss
 
 CONFIG = LADConfig(eta=0.5)
-OF_EXPM1 = ("hellinger", "rkl", "jeffreys", "alpha")
 OTHERS = [
     LADConfig(ratio="sequence"),
     LADConfig(ratio="geometric", divergence="hellinger"),
@@ -42,11 +41,10 @@ def check_same(calls: list[tuple[Callable, LADConfig]], inputs: tuple[Tensor, ..
         results.append((sums.detach(), leaf.grad, rest))
     for one, other in zip(*results, strict=True):
         if one is not None:
-            unit = 2**-7 if one.dtype == torch.bfloat16 else 0.0  # numbers that differ may be rounded to neighbours
-            atol = 1e-6
-            if calls[0][1].divergence in OF_EXPM1 and other.numel():  # torch 2.13's inductor: expm1(x) = exp(x) - 1
-                atol *= max(1.0, other.abs().max().item())
-            torch.testing.assert_close(one, other, rtol=max(2e-5, unit), atol=atol)
+            # In a half type they are the same, but for one in a thousand that was rounded to the neighbour.
+            half = one.dtype == torch.bfloat16
+            torch.testing.assert_close(one, other, rtol=2**-7 if half else 2e-5, atol=1e-6)
+            assert not half or (one != other).sum() <= one.numel() / 1000
 
 
 def loss_of_terms(*arguments) -> Tensor:

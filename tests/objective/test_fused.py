@@ -13,7 +13,6 @@ from .formulas import DIVERGENCES, IDS, RATIOS
 
 B, T, H, V = 5, 7, 6, 29
 every_ratio = pytest.mark.parametrize("ratio", RATIOS)
-both_ways = pytest.mark.parametrize("_way", ["one pass", "by slices"], indirect=True)
 every_mode = pytest.mark.parametrize("mode", LOSS_AGG_MODES)
 
 
@@ -23,6 +22,12 @@ def _way(request, monkeypatch):
     if request.param == "by slices":
         monkeypatch.setattr(fused, "_in_one_pass", lambda *_: False)
     monkeypatch.setattr(fused, "VOCABULARY_SLICE", 8)
+
+
+def both_ways(test):
+    """Runs the test in either."""
+    either = pytest.mark.parametrize("_way", ["one pass", "by slices"], indirect=True)
+    return pytest.mark.usefixtures("_way")(either(test))
 
 
 class Head:
@@ -88,7 +93,6 @@ def check_same(head: Head, ours: Tensor, theirs: Tensor, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(mine, other, rtol=rtol, atol=atol)
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @pytest.mark.parametrize("chunk_size", [1, 4, 1000, None])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -102,7 +106,6 @@ def test_loss_and_gradients_are_those_of_the_logits_at_once(ratio, bias, softcap
     check_same(head, head.fused(config, weights, chunk_size=chunk_size).loss, head.naive(config, weights))
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @every_ratio
 @pytest.mark.parametrize(("name", "alpha"), DIVERGENCES, ids=IDS)
@@ -113,7 +116,6 @@ def test_so_it_is_for_every_divergence(name, alpha, ratio):
     check_same(head, head.fused(config, weights).loss, head.naive(config, weights))
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @every_mode
 @every_ratio
@@ -126,7 +128,6 @@ def test_so_it_is_for_every_aggregation_with_weights_of_each_token(ratio, mode):
     check_same(head, ours.loss, head.naive(config, weights, token_weights))
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @every_ratio
 def test_per_token_advantages_are_used_as_lad_loss_uses_them(ratio):
@@ -136,7 +137,6 @@ def test_per_token_advantages_are_used_as_lad_loss_uses_them(ratio):
     check_same(head, head.fused(config, weights).loss, head.naive(config, weights))
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @every_ratio
 def test_float32_gradients_differ_by_less_than_1e_5_of_their_norm(ratio):
@@ -192,7 +192,6 @@ def test_log_probs_and_diagnostics_come_with_it(ratio):
     torch.testing.assert_close(result.diagnostics, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @every_ratio
 def test_without_old_log_probs_the_policy_is_its_own(ratio):
@@ -203,7 +202,6 @@ def test_without_old_log_probs_the_policy_is_its_own(ratio):
     assert ours.diagnostics[0] == 0  # ppo_kl
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 @every_ratio
 def test_what_is_masked_is_not_looked_at(ratio):
@@ -269,7 +267,6 @@ def test_logits_of_masked_tokens_are_not_computed_and_those_of_others_once_if_th
     assert sum(computed) == head.mask.sum()
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 def test_what_needs_no_gradient_costs_none():
     head, config, weights = Head(bias=True), LADConfig(), torch.ones(B).double()
@@ -285,7 +282,6 @@ def test_what_needs_no_gradient_costs_none():
     torch.testing.assert_close(result.loss, head.naive(config, weights).detach())
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 def test_the_incoming_gradient_scales_all_and_accumulates():
     head, config, weights = Head(bias=True), LADConfig(), torch.rand(B).double()
@@ -296,7 +292,6 @@ def test_the_incoming_gradient_scales_all_and_accumulates():
         torch.testing.assert_close(leaf.grad, -6 * g, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 def test_without_tokens_the_loss_and_all_gradients_are_zero():
     head = Head(bias=True)
@@ -307,7 +302,6 @@ def test_without_tokens_the_loss_and_all_gradients_are_zero():
     assert not result.diagnostics.any()
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 def test_second_order_is_refused():
     head = Head()
@@ -315,7 +309,6 @@ def test_second_order_is_refused():
         torch.autograd.grad(head.fused(LADConfig(), torch.ones(B)).loss, head.leaves, create_graph=True)
 
 
-@pytest.mark.usefixtures("_way")
 @both_ways
 def test_a_second_backward_is_refused():
     head = Head()

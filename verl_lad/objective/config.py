@@ -31,8 +31,7 @@ class LADConfig:
         max_log_ratio: beyond it rho = exp(l) grows no further; l - u, and with it the force towards the target, stays.
         max_log_weight: limit of u = A / eta where exp(u) or exp(-u) itself is formed (hellinger, rkl, jeffreys, alpha).
         compile: evaluate loss, gradient and diagnostics in one kernel made by torch.compile, at the first batch: the
-            same numbers to rounding, in less memory, and in less time where a batch has many tokens. Torch 2.13 on a
-            CPU compiles expm1(x) as exp(x) - 1: g of hellinger, rkl, jeffreys and alpha is exact to 1e-7 rho then.
+            same numbers to rounding, in less memory, and in less time where a batch has many tokens.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.

@@ -73,6 +73,11 @@ LOST = 69.0
 """exp(-69) = 1e-30 is lost beside 1 in every type, while exp(69) still fits float32."""
 
 
+def _expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1 without cancellation; inductor (torch 2.13) computes torch's own as exp(x) - 1 on a CPU."""
+    return (x.exp() + 1) * (x / 2).tanh() if torch.compiler.is_compiling() else torch.expm1(x)
+
+
 def _log_mean_ratio(d: Tensor) -> Tensor:
     """log 2 - softplus(-d) = log(2 X / (X + 1)) = log(1 + tanh(d / 2)), without cancellation on either side."""
     return torch.log1p(d.abs().div_(2).tanh_()).add_(d.clamp(max=0))
@@ -97,7 +102,7 @@ def _js_f(X: Tensor) -> Tensor:
 
 def _hellinger(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     half_rho = l.exp() / 2
-    return half_rho * -torch.expm1((u - l) / 2), half_rho - ((l + u) / 2).exp()
+    return half_rho * -_expm1((u - l) / 2), half_rho - ((l + u) / 2).exp()
 
 
 def _hellinger_f(X: Tensor) -> Tensor:
@@ -124,7 +129,7 @@ def _kl_f(X: Tensor) -> Tensor:
 
 def _rkl(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     rho = l.exp()
-    return -rho * torch.expm1(u - l), rho - u.exp() * l
+    return -rho * _expm1(u - l), rho - u.exp() * l
 
 
 def _rkl_f(X: Tensor) -> Tensor:
@@ -133,7 +138,7 @@ def _rkl_f(X: Tensor) -> Tensor:
 
 def _jeffreys(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     d, rho = l - u, l.exp()
-    return rho * (d - torch.expm1(-d)), rho * d - u.exp() * l
+    return rho * (d - _expm1(-d)), rho * d - u.exp() * l
 
 
 def _jeffreys_f(X: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ def _jeffreys_f(X: Tensor) -> Tensor:
 def _alpha(a: float) -> Divergence:
     def weight_and_value(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         rho = l.exp()
-        weight = rho * torch.expm1((a - 1) * (l - u)) / (a - 1)
+        weight = rho * _expm1((a - 1) * (l - u)) / (a - 1)
         return weight, ((a * l + (1 - a) * u).exp() - a * rho) / (a * (a - 1))
 
     def f(X: Tensor) -> Tensor:

@@ -131,8 +131,9 @@ class _Head:
         picked, largest = logits.gather(-1, labels), logits.amax(-1, keepdim=True)
         exp = logits.sub_(largest).exp_()
         total = exp.sum(-1, keepdim=True)
-        log_prob, log_total = (picked - largest - total.log()).squeeze(-1), largest + total.log()
-        return _Softmax(log_prob, log_total, labels, exp, total, slope, self.temperature)
+        log = total.log()
+        log_prob = (picked - largest - log).squeeze(-1)
+        return _Softmax(log_prob, largest + log, labels, exp, total, slope, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,29 @@ class _Gradients:
 
     def add(self, head: _Head, tokens: Tensor, states: Tensor, grad_logits: Tensor) -> None:
         """Adds one chunk, all words at once: indices (n,) of its tokens, their states (n, H), grad_logits (n, V)."""
+        self._add(head, tokens, states, grad_logits, slice(None), self.weight)
+
+    def _add(
+        self,
+        head: _Head,
+        tokens: Tensor,
+        states: Tensor,
+        grad_logits: Tensor,
+        words: slice,
+        sum_weight: Tensor | None,
+    ) -> None:
+        """As `add`, of those words, which are all that `head` has, and with the sum for the weight given."""
         if self.bias is not None:
-            self.bias += grad_logits.sum(0)
+            self.bias[words] += grad_logits.sum(0)
         grad_logits = grad_logits.to(states.dtype)
         if self.hidden is not None:
-            self.hidden[tokens] = grad_logits @ head.weight
-        if self.weight is not None:
-            self.weight.addmm_(grad_logits.t(), states)
+            self.hidden[tokens] += grad_logits @ head.weight
+        if sum_weight is None:
+            return
+        if sum_weight.dtype == states.dtype:
+            sum_weight.addmm_(grad_logits.t(), states)
+        else:
+            sum_weight += grad_logits.t() @ states
 
     def add_by_slices(
         self,
@@ -212,13 +229,7 @@ class _Gradients:
             for chunk in tokens.split(max(1, elements // size)):
                 of_chunk = states[chunk]
                 grad_logits = some.grad_logits(of_chunk, labels[chunk] - first, log_total[chunk], grad_log_prob[chunk])
-                if self.bias is not None:
-                    self.bias[words] += grad_logits.sum(0)
-                grad_logits = grad_logits.to(of_chunk.dtype)
-                if self.hidden is not None:
-                    self.hidden[chunk] += grad_logits @ some.weight
-                if sum_weight is not None:
-                    sum_weight += grad_logits.t() @ of_chunk
+                self._add(some, chunk, of_chunk, grad_logits, words, sum_weight)
             if sum_weight is not None and self.weight is not None:
                 self.weight[words] = sum_weight
 

@@ -256,7 +256,9 @@ def test_metrics_cost_one_transfer(batch, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: fetched.append(tuple(self.shape)) or tolist(self))
     given = arguments(batch)
     given["config"].global_batch_info.update(batch["global"])
-    monkeypatch.setattr(loss, "_known_at_most", lambda *_: False)  # as beyond the CPU (tests/objective/test_loss.py)
+    monkeypatch.setattr(
+        loss, "_known_at_most", lambda *_: False
+    )  # as beyond the CPU (tests/objective/test_responses.py)
     with CountTransfers() as transfers:
         compute_policy_loss_lad(**given)
     assert transfers.names == []
