@@ -57,7 +57,7 @@ long: install
 
 # The adapter with each supported release of verl: about 15 minutes. Not in CI.
 matrix: install
-	OMP_NUM_THREADS=1 $(BIN)/python tests/matrix/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/matrix/run.py $(MATRIX)
 
 # Time and memory against verl's losses, the logits at once and Liger's: about 20 minutes of a machine that does nothing
 # else. Writes tests/benchmarks/results and docs/cost.png. Not in CI.

@@ -1,5 +1,7 @@
 """`make matrix`: test_release.py with each supported release of verl; a table in markdown and in JSON.
 
+`make matrix MATRIX='--python python3.12 --releases 0.9.1'` does so under another Python.
+
 Each release has an environment of its own: what pip resolves for it today, with the torch that `make install` took, and
 this checkout. Before 0.9.0, which has no plugins, the checks run twice: with VERL_USE_EXTERNAL_MODULES, and without it
 after `verl-lad patch apply`.
@@ -8,7 +10,6 @@ after `verl-lad patch apply`.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -34,11 +35,11 @@ ALSO = {"0.7.1": ("pyarrow<21",), "0.8.0": ("pyarrow<21",)}
 NAMED = ("torch", "tensordict", "transformers", "hydra-core", "numpy", "ray")
 
 
-def install(release: str, directory: Path) -> Path:
-    """Makes the release's environment in the directory, unless it is there; returns its Python."""
+def install(release: str, directory: Path, base: str) -> Path:
+    """Makes the release's environment of the Python `base` in the directory, unless it is there; returns its Python."""
     python, done = directory / "bin" / "python", directory / "done"
     if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True)
+        subprocess.run([base, "-m", "venv", "--clear", str(directory)], check=True)
         for wanted in (
             [f"torch=={metadata.version('torch').partition('+')[0]}"],
             [f"verl=={release}", *TRAINER_REQUIREMENTS, *ALSO.get(release, ()), "pytest", "pytest-timeout"],
@@ -50,8 +51,11 @@ def install(release: str, directory: Path) -> Path:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """What pip resolved for the release, of the packages that the checks touch."""
-    code = f"import json; from importlib.metadata import version; print(json.dumps({{n: version(n) for n in {NAMED}}}))"
+    """The Python, and what pip resolved for the release, of the packages that the checks touch."""
+    code = (
+        "import json, platform; from importlib.metadata import version; "
+        f"print(json.dumps({{'Python': platform.python_version(), **{{n: version(n) for n in {NAMED}}}}}))"
+    )
     found: dict[str, str] = json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True).stdout)
     return found
 
@@ -83,11 +87,15 @@ def main() -> int:
     """Installs, checks, prints and writes; exit status 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "matrix")
-    output = parser.parse_args().output.resolve()
+    parser.add_argument("--python", default=sys.executable, help="whose environments; default: this one")
+    parser.add_argument("--releases", nargs="+", choices=RELEASES, default=RELEASES, metavar="RELEASE", help="of verl")
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for release in RELEASES:
-        python = install(release, output / f"verl-{release}")
+    for release in arguments.releases:
+        directory = output / f"verl-{release}-{Path(arguments.python).name}"
+        python = install(release, directory, arguments.python)
         has_plugins = Version(release) >= Version("0.9.0")
         runs = [("entry point", None)] if has_plugins else [("VERL_USE_EXTERNAL_MODULES", PLUGIN), ("patched", None)]
         for found_by, modules in runs:
@@ -102,13 +110,12 @@ def main() -> int:
     record = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "verl_lad": metadata.version("verl-lad"),
-        "python": platform.python_version(),
         "rows": rows,
     }
     (output / "matrix.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [f"| verl | found by | {' | '.join(CHECKS)} |", "|---|---|" + "---|" * len(CHECKS)]
     lines += [f"| {row['verl']} | {row['found_by']} | {' | '.join(row['results'].values())} |" for row in rows]
-    lines += ["", f"{record['date']}, verl-lad {record['verl_lad']}, Python {record['python']}."]
+    lines += ["", f"{record['date']}, verl-lad {record['verl_lad']}."]
     lines += [
         f"verl {row['verl']}: {', '.join(f'{name} {version}' for name, version in row['versions'].items())}."
         for row in rows

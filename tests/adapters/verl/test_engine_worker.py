@@ -226,6 +226,7 @@ def results(directory) -> dict[int, dict]:
             "VERL_USE_EXTERNAL_MODULES": "verl_lad.cpu.plugin",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            "PYTHONFAULTHANDLER": "1",  # once, in CI, a rank ended with SIGSEGV, and nothing said where
         }
         ranks, logs = [], [directory / f"rank{rank}-of-{world_size}.log" for rank in range(world_size)]
         for rank, log in enumerate(logs):
@@ -240,7 +241,7 @@ def results(directory) -> dict[int, dict]:
                 )
         try:
             for rank, log in zip(ranks, logs, strict=True):
-                assert rank.wait(TIME_LIMIT) == 0, log.read_text()[-3000:]
+                assert rank.wait(TIME_LIMIT) == 0, log.read_text()[-8000:]
         finally:
             for rank in ranks:
                 rank.kill()
