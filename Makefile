@@ -51,7 +51,7 @@ unit: install browser
 e2e: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'e2e and not long'
 
-# Every recipe and every ALGO, two steps each on CPU, and 10^5 random cases: about 45 minutes. Not in CI.
+# Every recipe and every ALGO, two steps each on CPU, and 10^5 random cases: over an hour. Not in CI.
 long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
