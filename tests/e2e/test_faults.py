@@ -83,7 +83,10 @@ def test_with_all_responses_truncated_the_run_goes_on_and_its_metrics_show_it(tm
         # while it generates; while the trainer trains
         (
             "ray::vLLMHttpServer",
-            ("RuntimeError: Sync replay buffer selected terminal groups", "class_name: vLLMHttpServer"),
+            (
+                "RuntimeError: Sync replay buffer selected terminal groups",
+                "ray.exceptions.RayTaskError(ActorDiedError)",
+            ),
         ),
     ],
     ids=["rank", "server"],

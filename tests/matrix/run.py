@@ -38,7 +38,7 @@ NAMED = ("torch", "tensordict", "transformers", "hydra-core", "numpy", "ray")
 def install(release: str, directory: Path, base: str) -> Path:
     """Makes the release's environment of the Python `base` in the directory, unless it is there; returns its Python."""
     python, done = directory / "bin" / "python", directory / "done"
-    if not done.exists():
+    if not done.exists() or done.read_text() != base:
         subprocess.run([base, "-m", "venv", "--clear", str(directory)], check=True)
         for wanted in (
             [f"torch=={metadata.version('torch').partition('+')[0]}"],
@@ -46,7 +46,7 @@ def install(release: str, directory: Path, base: str) -> Path:
             ["--no-deps", "--editable", str(ROOT)],
         ):
             subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
-        done.touch()
+        done.write_text(base)
     return python
 
 
@@ -94,8 +94,7 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for release in arguments.releases:
-        directory = output / f"verl-{release}-{Path(arguments.python).name}"
-        python = install(release, directory, arguments.python)
+        python = install(release, output / f"verl-{release}", arguments.python)
         has_plugins = Version(release) >= Version("0.9.0")
         runs = [("entry point", None)] if has_plugins else [("VERL_USE_EXTERNAL_MODULES", PLUGIN), ("patched", None)]
         for found_by, modules in runs:
