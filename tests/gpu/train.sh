@@ -29,7 +29,7 @@ PYTHON=${PYTHON:-python3}
 
 MICRO_BATCH_SIZE=$((MINI_BATCH_SIZE * ROLLOUT_N))
 RUN_DIR=${OUTPUT_DIR}/runs/${ALGO}
-# shellcheck source=../../recipes/algorithms.sh
+# shellcheck source=algorithms.sh
 source "${RECIPES}/algorithms.sh"
 rm -rf "${RUN_DIR}"
 mkdir -p "${RUN_DIR}"
