@@ -203,11 +203,11 @@ class _Gradients(NamedTuple):
         grad_logits = grad_logits.to(states.dtype)
         if self.hidden is not None:
             self.hidden[chunk] += grad_logits @ batch.head.weight
-        if (
-            self.weight is not None and self.weight.dtype == states.dtype
-        ):  # in place: the product is as large as the sum
+        if self.weight is None:
+            return
+        if self.weight.dtype == states.dtype:  # no room for a product as large as the weight
             self.weight.addmm_(grad_logits.t(), states)
-        elif self.weight is not None:
+        else:
             self.weight.add_(grad_logits.t() @ states)
 
 
@@ -255,7 +255,7 @@ def _add_words(batch: _Batch, gradients: _Gradients, words: slice, grad_log_prob
     )
     for chunk in batch.tokens.split(batch.chunk_size * len(batch.head.weight) // len(weight)):
         sums.add(part, chunk, part.softmax_again(chunk), grad_log_prob[chunk])
-    if gradients.weight is not None:
+    if gradients.weight is not None and sums.weight is not None:
         gradients.weight[words] = sums.weight
 
 
@@ -390,11 +390,9 @@ def lad_linear_loss(
         )
         one_pass = _sums_fit(dtype, needed[1])
         sum_dtypes = (dtype, dtype, wide) if one_pass else (wide, lm_head_weight.dtype, wide)
+        sums = zip((states, lm_head_weight, bias), sum_dtypes, needed, strict=True)
         gradients = _Gradients(
-            *(
-                torch.zeros_like(x, dtype=sum_dtype) if need else None
-                for x, sum_dtype, need in zip((states, lm_head_weight, bias), sum_dtypes, needed, strict=True)
-            )
+            *(torch.zeros_like(x, dtype=d) if need and x is not None else None for x, d, need in sums)
         )
         if not any(needed):
             batch.write_log_probs(batch.tokens)
