@@ -69,6 +69,24 @@ def test_contradictions_are_refused_by_name_with_the_configuration(loss_agg_mode
         validated(loss_agg_mode, **args)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "args", "words"),
+    [
+        ({"repeat_times": 1}, {}, ["algorithm.repeat_times=1", "one response a task"]),
+        ({"rollout_correction": {"rollout_is": "token"}}, {}, ["algorithm.rollout_correction", "no effect"]),
+        ({"entropy_loss_fn_args": {"entropy_coef": 0.1}}, {}, ["entropy_loss_fn_args.entropy_coef=0.1"]),
+        ({}, {"divergence": "tv"}, ["algorithm.policy_loss_fn_args.divergence='tv'"]),
+        ({}, {}, None),
+    ],
+)
+def test_warned_of(algorithm, args, words, caplog):
+    """Trinity's own default of repeat_times is 1, whatever its GRPO says, so that most runs need the warning."""
+    validated(**args, algorithm=algorithm)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("verl_lad")]
+    assert len(messages) == (words is not None)
+    assert all(word in message for message in messages for word in words), messages
+
+
 def test_another_loss_and_the_tinker_backend_are_refused():
     config = validated()
     config.algorithm.policy_loss_fn = "ppo"
