@@ -11,7 +11,7 @@ PATCHES = Path(__file__).parents[2] / "patches"
 WHEELS = Path(sys.prefix) / "released"
 """Releases of verl that are not installed; `make install` downloads their wheels."""
 PROGRAMS = {"git": ("git", "apply"), "patch": ("patch", "-p1", "--fuzz=0", "--input")}
-"""Programs that apply a patch, as in patches/README.md; --reverse reverts it. `patch` gets no fuzz: each line must fit."""
+"""Programs that apply a patch (patches/README.md); --reverse reverts it. Without fuzz each line must fit."""
 
 
 def copied(package: Path, directory: Path) -> Path:

@@ -15,7 +15,7 @@ MASK[0, 2] = False  # as a tool's output within a response
 
 
 def validated(loss_agg_mode: str | None = None, algorithm: dict | None = None, **args) -> Config:
-    """A configuration with policy_loss_fn_args and further keys of the section algorithm, after Trinity's validation."""
+    """A configuration with policy_loss_fn_args, and more of the section algorithm, after Trinity's validation."""
     config = Config()
     config.algorithm.repeat_times = 4
     for key, value in (algorithm or {}).items():

@@ -59,7 +59,7 @@ class LADTrainingActor(_TrainingActor):
         super().__init__(pretrain, strategy, *args, **kwargs)
 
     def broadcast_to_vllm(self) -> None:
-        """Send the weights to vLLM. Ray sends an inherited method by value, with a copy of its class, where super() fails."""
+        """Send the weights to vLLM. Ray sends inherited methods by value, with a copy of the class; super() fails."""
         super().broadcast_to_vllm()
 
 

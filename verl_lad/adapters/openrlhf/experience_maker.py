@@ -54,7 +54,7 @@ class LADExperienceMaker(RemoteExperienceMaker):
 
 
 def _reference_log_ratio(experience: Experience) -> Tensor:
-    """Return the (B,) sums of log pi_old - log pi_ref. OpenRLHF keeps their means; its `kl` is limited to +-10 a token."""
+    """Return the (B,) sums of log pi_old - log pi_ref, from the means: OpenRLHF limits `kl` to +-10 a token."""
     length = experience.action_mask.sum(-1)
     return torch.where(length > 0, experience.info["logprobs_diff"] * length, 0.0)
 

@@ -22,7 +22,7 @@ class LADActorPPOTrainer(ppo_actor.ActorPPOTrainer):
         print(f"[verl-lad {__version__}] policy loss lad in process {os.getpid()}: {settings}", flush=True)
 
     def training_step(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Train on one micro-batch, and add METRIC_NAMES to its metrics: means over micro-batches and ranks by tokens."""
+        """Train on a micro-batch. Its metrics get METRIC_NAMES, which OpenRLHF averages over tokens and ranks."""
         status: dict[str, Any] = super().training_step(*args, **kwargs)
         metrics = self.actor_loss_fn.metrics()
         status["metrics"].update(metrics)
