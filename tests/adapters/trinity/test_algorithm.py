@@ -8,7 +8,7 @@ import torch
 from trinity.algorithm import ALGORITHM_TYPE, POLICY_LOSS_FN
 
 from verl_lad import LADConfig, lad_loss_reference
-from verl_lad.adapters.trinity.algorithm import LOSS_AGG_MODES, METRIC_NAMES, LADPolicyLossFn
+from verl_lad.adapters.trinity.algorithm import LOSS_AGG_MODES, METRIC_NAMES, STEP_WISE, LADPolicyLossFn
 
 from ..conftest import FRAMEWORKS
 from .loss_inside import ALGORITHM, MASK, T, batch, gradient, validated
@@ -67,6 +67,18 @@ def test_loss_agg_mode_reaches_the_loss_beside_given_settings():
 def test_contradictions_are_refused_by_name_with_the_configuration(loss_agg_mode, args, words):
     with pytest.raises(ValueError, match=words):
         validated(loss_agg_mode, **args)
+
+
+@pytest.mark.parametrize("advantage_fn", STEP_WISE)
+def test_the_ratio_of_a_response_is_refused_where_each_turn_is_an_experience(advantage_fn):
+    with pytest.raises(ValueError, match=rf"advantage_fn='{advantage_fn}' does not go with .*ratio='geometric'"):
+        validated("seq-mean-token-mean", algorithm={"advantage_fn": advantage_fn}, ratio="geometric")
+    assert validated(algorithm={"advantage_fn": advantage_fn}).algorithm.advantage_fn == advantage_fn
+
+
+def test_trinitys_filter_of_groups_without_signal_goes_with_lad():
+    args = {"std_threshold": 0.0, "duplicate_experiences": True}
+    assert validated(algorithm={"advantage_fn_args": args}).algorithm.advantage_fn_args == args
 
 
 @pytest.mark.parametrize(

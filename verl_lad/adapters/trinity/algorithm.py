@@ -27,6 +27,8 @@ LOSS_AGG_MODES = {
     "geometric": ("seq-mean-token-mean",),
 }
 """Ratio -> the values of loss_agg_mode under which its gradient is that of its objective."""
+STEP_WISE = ("step_wise_grpo", "gigpo")
+"""Values of advantage_fn for which each turn of a response is an experience of its own."""
 DEFAULTS = {key: value for key, value in asdict(LADConfig()).items() if key not in ("partition", "anchor")}
 
 
@@ -124,6 +126,12 @@ class LADAlgorithm(GRPOAlgorithm):
         given = dict(config.algorithm.policy_loss_fn_args or {})
         given.pop("loss_agg_mode", None)  # Trinity puts algorithm.loss_agg_mode in its place
         settings = checked_settings(given, config.algorithm.loss_agg_mode or "token-mean")
+        if settings.ratio != "token" and config.algorithm.advantage_fn in STEP_WISE:
+            raise ValueError(
+                f"algorithm.advantage_fn={config.algorithm.advantage_fn!r} does not go with "
+                f"{PREFIX}ratio={settings.ratio!r}, since each turn is an experience of its own there: allowed is "
+                f"{PREFIX}ratio='token'"
+            )
         config.algorithm.policy_loss_fn_args = {**LADPolicyLossFn.default_args(), **given}
         for remark in _remarks(config, settings):
             logger.warning("verl-lad: %s", remark)
