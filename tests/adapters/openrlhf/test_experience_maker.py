@@ -173,7 +173,7 @@ def test_a_response_without_tokens_does_not_count_in_its_group(flags, parse):
 
 
 @pytest.mark.parametrize("estimator", OUTCOME_ESTIMATORS)
-def test_partition_shifts_the_estimators_advantages_so_that_each_groups_target_has_mass_one(estimator, parse):
+def test_partition_shifts_the_estimators_advantages_to_a_target_of_mass_one(estimator, parse):
     args = parse(*GROUP, "--actor.lad.eta", "0.5", "--algo.advantage.estimator", estimator)
     ours, mask = advantages(LADExperienceMaker, args)
     stock, _ = advantages(RemoteExperienceMaker, args)

@@ -75,7 +75,7 @@ def weights_of_openrlhf(batch, keywords):
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize(("ratio", "mode"), [(ratio, mode) for ratio, modes in AGGREGATIONS.items() for mode in modes])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_value_and_gradient_are_the_references_under_openrlhfs_correction_and_aggregation(
+def test_value_and_gradient_are_the_references_under_openrlhfs_own_functions(
     divergence, ratio, mode, correction, batch
 ):
     settings = LADConfig(eta=0.5, divergence=divergence, ratio=ratio)
