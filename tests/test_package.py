@@ -50,7 +50,6 @@ MAY_IMPORT = {
     "adapters/trl": {"torch", "trl", "verl_lad.objective", "verl_lad.adapters.trl"},
     "cpu": {"torch", "verl", "vllm", "psutil", "verl_lad.cpu"},
     "bandit": {"torch", "matplotlib", "verl_lad.bandit", "verl_lad.objective", "verl_lad.version"},
-    "patches": {"verl_lad.patches"},
     "evaluation": {
         "numpy",
         "matplotlib",
@@ -67,7 +66,6 @@ MAY_IMPORT = {
         "verl_lad.adapters",
         "verl_lad.bandit",
         "verl_lad.evaluation",
-        "verl_lad.patches",
         "verl_lad.rewards",
         "verl_lad.cli",
         "verl_lad.version",
@@ -91,7 +89,6 @@ def test_the_wheel_carries_the_yaml_the_types_and_the_licence(wheel):
     names = wheel.namelist()
     assert "verl_lad/adapters/verl/lad.yaml" in names
     assert "verl_lad/evaluation/page.html.j2" in names
-    assert "verl_lad/patches/files/verl-0.8.0.patch" in names
     assert "verl_lad/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     sources = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "verl_lad").rglob("*.py")}
