@@ -19,7 +19,12 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(
-    [*REPOSITORY.glob("*.md"), *DOCS.glob("*.md"), *REPOSITORY.glob("recipes/**/*.md"), REPOSITORY / "patches/README.md"]
+    [
+        *REPOSITORY.glob("*.md"),
+        *DOCS.glob("*.md"),
+        *REPOSITORY.glob("recipes/**/*.md"),
+        *REPOSITORY.glob("patches/*.md"),
+    ]
 )
 
 MAY_IMPORT = {
