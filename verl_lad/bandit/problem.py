@@ -92,8 +92,8 @@ def policy_losses(
     kl_reward = config.eta if config.anchor == "reference" else method.kl_reward
     A = weighted_advantages(scores - kl_reward * (old - initial), weights, config)
     if method.lad:
-        rows = [x.reshape(-1, ARMS) for x in (log_prob, old, A)]
-        losses = lad_loss(*rows, torch.ones_like(rows[0]), config).view_as(A)
+        new_rows, old_rows, A_rows = (x.reshape(-1, ARMS) for x in (log_prob, old, A))
+        losses = lad_loss(new_rows, old_rows, A_rows, torch.ones_like(A_rows), config).view_as(A)
     else:
         rho = (log_prob - old).exp()
         clipped = rho if method.clip is None else rho.clamp(1 - method.clip, 1 + method.clip)

@@ -65,8 +65,8 @@ def run_bandit(config: BanditConfig) -> dict[str, Any]:
             old = torch.where(refreshed, log_prob.detach(), initial)
         weights = torch.where(sampled, draw(old.exp(), uniform[step]), old.exp())
         losses = [
-            problem.policy_losses(method, *policies, initial, scores, shares)
-            for method, *policies, shares in zip(methods.values(), log_prob, old, weights, strict=True)
+            problem.policy_losses(method, log_prob[i], old[i], initial, scores, weights[i])
+            for i, method in enumerate(methods.values())
         ]
         optimiser.zero_grad()
         torch.stack(losses).sum().backward()
