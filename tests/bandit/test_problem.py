@@ -72,7 +72,9 @@ def test_target_is_stationary_for_every_divergence_on_the_expected_advantages(na
     assert g.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("config", [LADConfig(ETA, partition="group"), LADConfig(ETA, anchor="reference")])
+@pytest.mark.parametrize(
+    "config", [LADConfig(ETA, partition="group"), LADConfig(ETA, partition="group", anchor="reference")]
+)
 def test_target_is_pi_old_exp_u_without_a_constant_where_the_partition_is_centred(config):
     initial, s = log_policy(), SCORES["unequal"]
     behaviour = log_policy(1) if config.anchor == "reference" else initial
@@ -83,7 +85,7 @@ def test_target_is_pi_old_exp_u_without_a_constant_where_the_partition_is_centre
 
 @pytest.mark.parametrize(
     "config",
-    [LADConfig(ETA), LADConfig(ETA, partition="group"), LADConfig(ETA, anchor="reference")],
+    [LADConfig(ETA), LADConfig(ETA, partition="group"), LADConfig(ETA, partition="group", anchor="reference")],
     ids=["plain", "partition", "anchored"],
 )
 def test_advantages_by_weights_are_those_of_a_group_with_as_many_of_each_arm(config):
@@ -93,6 +95,11 @@ def test_advantages_by_weights_are_those_of_a_group_with_as_many_of_each_arm(con
     group = group_advantages(s.repeat_interleave(n), ["one"] * int(n.sum()), config, norm_by_std=False)
     by_weights = weighted_advantages(s, n.double() / n.sum(), config)
     torch.testing.assert_close(by_weights.repeat_interleave(n), group, rtol=1e-12, atol=1e-12)
+
+
+def test_a_partition_that_the_bandit_does_not_have_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"partition='none', which means balanced, is not allowed: none or group"):
+        weighted_advantages(SCORES["unequal"], log_policy().exp(), LADConfig(ETA, anchor="reference"))
 
 
 def test_target_has_all_modes_the_untrained_policy_none_and_the_best_arm_alone_one():

@@ -56,7 +56,7 @@ def all_methods(eta: float) -> dict[str, Method]:
     """
     return {
         "lad-js": Method(LADConfig(eta)),
-        "lad-js-anchored": Method(LADConfig(eta, anchor="reference")),
+        "lad-js-anchored": Method(LADConfig(eta, anchor="reference", partition="group")),
         "lad-hellinger": Method(LADConfig(eta, "hellinger")),
         "lad-tv": Method(LADConfig(eta, "tv")),
         "lad-tv-partition-group": Method(LADConfig(eta, "tv", partition="group")),
@@ -75,8 +75,10 @@ def all_methods(eta: float) -> dict[str, Method]:
 
 def weighted_advantages(scores: Tensor, weights: Tensor, config: LADConfig) -> Tensor:
     """Return what `group_advantages` with norm_by_std=False returns for a group that has a share of each arm."""
+    if config.constant == "balanced":
+        raise ValueError(f"partition={config.partition!r}, which means balanced, is not allowed: none or group")
     A = scores - (weights * scores).sum(-1, keepdim=True)
-    if config.anchor == "reference" or config.partition == "group":
+    if config.constant == "group":
         A = A - config.eta * (weights.log() + A / config.eta).logsumexp(-1, keepdim=True)
     return A
 
@@ -84,19 +86,16 @@ def weighted_advantages(scores: Tensor, weights: Tensor, config: LADConfig) -> T
 def policy_losses(
     method: Method, log_prob: Tensor, old: Tensor, initial: Tensor, scores: Tensor, weights: Tensor
 ) -> Tensor:
-    """Return the loss of each policy, (...), given log pi, log pi_old and log pi_0 (..., 50).
-
-    Each arm is a response of one token; `weights` are the arms' shares among the responses.
-    """
+    """Return the loss, (...), given log pi, log pi_old and log pi_0 (..., 50) and each arm's share of the responses."""
     config = method.lad or LADConfig()
     kl_reward = config.eta if config.anchor == "reference" else method.kl_reward
     A = weighted_advantages(scores - kl_reward * (old - initial), weights, config)
     if method.lad:
         new_rows, old_rows, A_rows = (x.reshape(-1, ARMS) for x in (log_prob, old, A))
-        losses = lad_loss(new_rows, old_rows, A_rows, torch.ones_like(A_rows), config).view_as(A)
+        losses = lad_loss(new_rows, old_rows, A_rows, torch.ones_like(A_rows), config)[0].view_as(A)
     else:
         rho = (log_prob - old).exp()
         clipped = rho if method.clip is None else rho.clamp(1 - method.clip, 1 + method.clip)
         losses = -torch.minimum(rho * A, clipped * A)
-    penalty = method.entropy * log_prob + method.kl_loss * (log_prob - initial)
-    return (weights * losses + log_prob.exp() * penalty).sum(-1)
+    penalties = log_prob.exp() * (method.entropy * log_prob + method.kl_loss * (log_prob - initial))
+    return (weights * losses + penalties).sum(-1)

@@ -117,7 +117,7 @@ def _draw_modes(axes: Any, document: dict[str, Any], behaviour: str) -> None:
     names = list(document["configuration"]["methods"])
     colours = [dict(zip(NAMES, COLOURS, strict=True)).get(name, GREY) for name in names]
     for expectation, offset, faces in (("exact", -0.17, colours), ("sampled", 0.17, "white")):
-        settings = ((name, expectation, "unequal", behaviour) for name in names)
+        settings = [(name, expectation, "unequal", behaviour) for name in names]
         modes = [traces(document, "modes_recovered", *setting)[:, -1].mean() for setting in settings]
         rows = [row + offset for row in range(len(names))]
         axes.hlines(rows, 0, modes, colours, linewidth=1.0, linestyle=DASHES[expectation])
