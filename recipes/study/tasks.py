@@ -98,9 +98,7 @@ MAKERS: dict[str, Callable[[], Task]] = {f.__name__: f for f in (digits, express
 
 @functools.cache
 def get_task(name: str) -> Task:
-    """Raises:
-    ValueError: if there is no such task.
-    """
+    """Return a task by name; raise ValueError if there is none."""
     if name not in MAKERS:
         raise ValueError(f"task={name!r} is not allowed: {', '.join(MAKERS)}")
     return MAKERS[name]()

@@ -42,7 +42,7 @@ class StudyWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def begin_run(self, config: DictConfig) -> None:
-        """What init_model does with a run's configuration, for engines that exist."""
+        """Apply a run's configuration to the existing engines, as init_model does to new ones."""
         actor_config = omega_conf_to_dataclass(config.actor)
         actor_config.model_config = self.actor.model_config
         self.actor.engine.optimizer_config = actor_config.optim
@@ -54,13 +54,13 @@ class StudyWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def peak_memory(self) -> float:
-        """MB, the most that was resident since begin_run."""
+        """Return the most MB that were resident since begin_run."""
         (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
         return int(peak) / 1e3
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def measure(self, task: str) -> dict[str, list[float]]:
-        """The actor's exact statistics (policy.exact_statistics)."""
+        """Return the actor's exact statistics (policy.exact_statistics)."""
         tokenizer = self.actor.model_config.tokenizer
         with self.actor.engine.eval_mode():
             return exact_statistics(self.actor.engine.module, encode_right(get_task(task), tokenizer))
