@@ -210,6 +210,7 @@ def end_section(curves: Curves) -> str:
 
 def sweep_section(curves: Curves) -> str:
     """Give the first seed of every setting, which all have."""
+    columns = ("accuracy", "share", "share (collision)", "largest fall")
     text = "## Seed 0 of every setting\n\nOne seed: differences of a few hundredths mean nothing.\n"
     for task in TASKS:
         rows = []
@@ -222,17 +223,7 @@ def sweep_section(curves: Curves) -> str:
                     cells = [f"{end(run.mean_accuracy):.3f}", *shares, f"{run.largest_fall:.2f}"]
                 rows.append([name, *cells, *(at_level(runs, level, lambda c: c.share) for level in LEVELS)])
         text += f"\n**{task}**:\n\n"
-        text += table(
-            (
-                "setting",
-                "accuracy",
-                "share",
-                "share (collision)",
-                "largest fall",
-                *(f"share at {x:.2f}" for x in LEVELS),
-            ),
-            rows,
-        )
+        text += table(("setting", *columns, *(f"share at {level:.2f}" for level in LEVELS)), rows)
     return text
 
 
@@ -280,13 +271,15 @@ def health_section(curves: Curves) -> str:
     return f"""\
 ## Health
 
-- {len(runs)} runs, {measured.sum()} measured steps. The runs took {hours:.2f} hours of a 2-core machine,
-  {in_steps:.2f} of them in verl's steps. Launches and base models are not counted.
+- {len(runs)} runs, {measured.sum()} measured steps.
+- Time on a 2-core machine: {hours:.2f} hours in the runs, {in_steps:.2f} of them in verl's steps. Launches and base
+  models are not counted.
 - Largest mean difference between vLLM's and the trainer's probabilities in a step: {diff:.6f}.
-- Sampled score minus exact accuracy, mean over measured steps: {excess.sum() / measured.sum():+.4f}, {mean.low:+.4f} to
-  {mean.high:+.4f} by bootstrap over runs. z is {z.min():+.1f} to {z.max():+.1f} over runs, and
+- Sampled score minus exact accuracy, mean over measured steps: {excess.sum() / measured.sum():+.4f}
+  ({mean.low:+.4f} to {mean.high:+.4f} by bootstrap over runs).
+- The same divided by its sampling error: {z.min():+.1f} to {z.max():+.1f} over runs, and
   {excess.sum() / math.sqrt(variance.sum()):+.1f} all together. The accuracy of the policy that drew the samples is
-  interpolated between two measurements, which z does not allow for.
+  interpolated between two measurements, an error that this leaves out.
 - Versions: {"; ".join(versions)}.
 - Machine: {"; ".join(sorted({run.run["machine"] for run in runs}))}. Dates: {dates[0]} to {dates[-1]}.
 """

@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def read_packed(path: Path) -> dict[str, Records]:
     """Return the records of each run by name; empty if there is no such file."""
     runs: dict[str, Records] = {}
     if path.exists():
-        with lzma.open(path, "rt") as lines:
+        with lzma.open(path, "rt", encoding="utf-8") as lines:
             for record in map(json.loads, lines):
                 if "name" in record:
                     records = runs[record["name"]] = []
@@ -40,6 +41,13 @@ def read_packed(path: Path) -> dict[str, Records]:
 def is_of(run: Run, records: Records) -> bool:
     """Return whether records are those of a run as it is planned, settings and all."""
     return run.record().items() <= records[0].items()
+
+
+def missing_runs(runs: Sequence[Run], directory: Path) -> list[Run]:
+    """Return the runs that are neither in the directory nor in its packed file."""
+    packed = read_packed(packed_file(directory))
+    unpacked = [run for run in runs if not (directory / f"{run.name}.jsonl").exists()]
+    return [run for run in unpacked if run.name not in packed or not is_of(run, packed[run.name])]
 
 
 def read_run(path: Path, plan: dict[str, Run]) -> Records:
@@ -67,7 +75,7 @@ def pack(directory: Path) -> tuple[int, int]:
     target = packed_file(directory)
     runs = read_packed(target) | added
     temporary = target.with_suffix(".partial")
-    with lzma.open(temporary, "wt", preset=9) as out:
+    with lzma.open(temporary, "wt", preset=9, encoding="utf-8") as out:
         out.writelines(json.dumps(record) + "\n" for name in sorted(runs) for record in runs[name])
     os.replace(temporary, target)
     return len(added), len(runs)

@@ -20,7 +20,7 @@ import ray
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from plan import Run, all_runs
-from results import is_of, packed_file, read_packed
+from results import missing_runs
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
@@ -96,12 +96,7 @@ def main() -> None:
     chosen = [run for run in all_runs() if run.name.startswith(tuple(arguments.only))]
     if arguments.steps is not None:
         chosen = [replace(run, steps=arguments.steps) for run in chosen]
-    packed = read_packed(packed_file(results))
-    missing = [
-        run
-        for run in chosen
-        if not (results / f"{run.name}.jsonl").exists() and not (run.name in packed and is_of(run, packed[run.name]))
-    ][: arguments.limit]
+    missing = missing_runs(chosen, results)[: arguments.limit]
     print(f"study: {len(chosen)} runs chosen, {len(missing)} to do now", flush=True)
     if not missing:
         return
