@@ -1,8 +1,8 @@
-"""verl's synchronous trainer and its actor worker, kept alive over many runs.
+"""Keep verl's synchronous trainer and its actor worker alive over many runs.
 
-A launch of verl with vLLM takes two minutes on two cores, a run of the study three. So the study launches once, and
-between two runs starts again from a base: model, optimiser and scheduler by verl's own TrainingWorker.reset, loss,
-data and reference by the run's own configuration, vLLM's weights by verl's weight sync. All else is verl's, untouched.
+A launch of verl with vLLM takes two minutes on two cores, and a run of the study three. So the study launches once, and
+starts again from a base between two runs. verl's TrainingWorker.reset resets model, optimiser and scheduler. Loss, data
+and reference come from the run's configuration, and vLLM's weights by verl's weight sync. All else is verl's own.
 """
 
 import json
@@ -75,6 +75,7 @@ class StudyTrainer(PPOTrainerSync):
         self.role_worker_mapping = {role: ray.remote(StudyWorker) for role in self.role_worker_mapping}
 
     def fit(self, agent_loop_manager: Any) -> None:
+        """Train every run, one after the other."""
         study = self.config.study
         for number, run in enumerate(study.runs):
             print(f"study: run {number + 1} of {len(study.runs)}: {run.name}", flush=True)

@@ -29,7 +29,7 @@ def centred(scores, old):
 
 
 def regulariser(method, log_prob, initial):
-    """The loss where every score is the same: what remains is the regulariser."""
+    """Return the loss where every score is the same: what remains is the regulariser."""
     return policy_losses(method, log_prob, log_prob.detach(), initial, torch.zeros(ARMS), log_prob.detach().exp())
 
 

@@ -30,7 +30,7 @@ TASK_NAMES = ("digits", "expression", "path", "long_path")
 
 @pytest.fixture(scope="module")
 def study():
-    """The study's modules, as attributes."""
+    """Load the study's modules, as attributes."""
     plain = (*MODULES, "prepare", "task")
     before = {name: sys.modules.pop(name) for name in plain if name in sys.modules}
     path = list(sys.path)
@@ -79,7 +79,7 @@ def test_digits_right_answers_are_all_strings_of_three_digits_with_the_sum(study
 
 
 def evaluate(node):
-    """A second evaluator, on Python's syntax tree."""
+    """Evaluate an expression a second way, on Python's syntax tree."""
     if isinstance(node, ast.Constant):
         return node.value
     left, right = evaluate(node.left), evaluate(node.right)
@@ -422,7 +422,7 @@ def test_an_interval_needs_three_values(study):
 
 
 def made_results(study, missing=()):
-    """A curve for each run of the plan but the missing names."""
+    """Make a curve for each run of the plan but the missing names."""
     return {
         (run.group, run.task, run.method, run.seed): curve(
             study,
