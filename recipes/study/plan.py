@@ -60,8 +60,8 @@ def epochs(number: int) -> tuple[str, ...]:
 
 
 def anchored(eta: float = 0.125, **more: str) -> dict[str, str]:
-    """Return the variables of anchored LAD at sequence level, where the anchored target is exact."""
-    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", **more}
+    """Return the variables of anchored LAD with mass one, at sequence level, where the anchored target is exact."""
+    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", "PARTITION": "group", **more}
 
 
 # The main comparison; lad is the paper's setting. The cov methods have ten times the ratios of their papers, since an
