@@ -358,12 +358,8 @@ def pull(q: Tensor, base: Tensor, n: int, name: str, alpha: float) -> tuple[Tens
     """E[g of a sample | it is y] at pi_theta = pi_old over every group of n, and the largest |g| of any sample."""
     groups, probability = all_groups(q, n)
     K = (q / base).log()
-    A = group_advantages(
-        SCORES[groups].flatten(),
-        group_ids(groups),
-        LADConfig(eta=ETA, anchor="reference"),
-        reference_log_ratio=K[groups].flatten(),
-    )
+    settings = LADConfig(eta=ETA, divergence=name, alpha=alpha, anchor="reference", partition=partition)
+    A = group_advantages((SCORES - ETA * K)[groups].flatten(), group_ids(groups), settings)
     g = group_weights(groups, A, name, alpha, ETA)
     mean = torch.zeros(len(q), dtype=q.dtype)
     mean.scatter_add_(0, groups.flatten(), (probability.unsqueeze(-1) * g / n).flatten())
@@ -445,9 +441,10 @@ def test_simulated_adam_on_shared_logits_loses_the_base_distribution_over_the_be
             y = torch.multinomial(old.exp().view(-1, answers), n, replacement=True, generator=generator)
             y = y.view(runs, prompts, n)
             sampled_old = old.gather(-1, y)
-            K = (sampled_old - base.expand_as(old).gather(-1, y)).flatten() if anchor == "reference" else None
             s = scores.expand_as(old).gather(-1, y).flatten()
-            A = group_advantages(s, torch.arange(runs * prompts).repeat_interleave(n), settings, reference_log_ratio=K)
+            if anchor == "reference":
+                s = s - ETA * (sampled_old - base.expand_as(old).gather(-1, y)).flatten()
+            A = group_advantages(s, torch.arange(runs * prompts).repeat_interleave(n), settings)
             log_prob = log_p.gather(-1, y).view(-1, 1)
             loss = lad_loss(log_prob, sampled_old.view(-1, 1), A, torch.ones_like(log_prob), settings)[0]
             optimiser.zero_grad()
