@@ -94,12 +94,12 @@ def test_weights_of_a_balanced_group_sum_to_zero_to_rounding(name, alpha, v, eta
     alpha=st.floats(-1, 2).filter(lambda a: min(abs(a), abs(a - 1)) >= 1e-3),
     max_log_weight=st.sampled_from([1.0, 5.0, 20.0]),
 )
-def test_weights_sum_to_zero_over_the_whole_range_of_alpha_also_where_the_loss_limits_u(v, alpha, max_log_weight):
+def test_weights_sum_to_zero_for_every_alpha_also_where_the_loss_limits_u(v, alpha, max_log_weight):
     check_balance(v, balanced("alpha", alpha, max_log_weight=max_log_weight))
 
 
 @every_strictly_convex_f
-def test_weights_of_a_group_of_moderate_scores_sum_to_1e_14_of_their_size(name, alpha):
+def test_weights_one_group_of_moderate_scores_sum_to_1e_14_of_their_size(name, alpha):
     for seed in range(20):
         v = 3 * torch.randn(8, generator=seeded(seed)).double()
         config = balanced(name, alpha, 0.25)
@@ -265,7 +265,7 @@ def test_a_registered_copy_has_the_constant_of_the_built_in_divergence(registry)
             torch.testing.assert_close(copy, built_in, rtol=1e-12, atol=1e-13)
 
 
-def test_a_registered_divergence_with_a_flat_f_prime_has_a_constant_between_the_extremes(registry):
+def test_a_registered_flat_f_prime_has_a_constant_between_the_extremes(registry):
     # a tube: no force within half a nat of the target
     def slope(d: Tensor) -> Tensor:
         return torch.sign(d) * (d.abs() - 0.5).clamp(min=0)
