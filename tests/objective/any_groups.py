@@ -18,6 +18,7 @@ from verl_lad import LADConfig, group_advantages
 
 from . import exact
 from .any_input import CASES_PER_KIND, kinds, laid_out
+from .formulas import DIVERGENCES
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,12 @@ class Groups:
     ids: Tensor | Sequence[Any]
     config: LADConfig
     norm_by_std: bool
-    K: Tensor | None
     groups: list[list[int]]
     seed: int
 
     def advantages(self, scores: Tensor | None = None) -> Tensor:
         scores = self.scores if scores is None else scores
-        return group_advantages(scores, self.ids, self.config, self.norm_by_std, self.K)
+        return group_advantages(scores, self.ids, self.config, self.norm_by_std)
 
 
 any_groups = st.fixed_dictionaries(
@@ -44,7 +44,8 @@ any_groups = st.fixed_dictionaries(
         "dtype": kinds(torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool),
         "layout": kinds("contiguous", "strided", "expanded"),
         "ids": kinds("tensor", "strings", "array", "uuids"),
-        "partition": kinds("none", "group"),
+        "partition": kinds("none", "group", "balanced"),
+        "divergence": kinds(*DIVERGENCES),
         "anchor": kinds("old", "reference"),
         "norm_by_std": st.booleans(),
         "seed": st.integers(0, 2**32 - 1),
@@ -60,11 +61,12 @@ def make_groups(
     layout: str,
     ids: str,
     partition: str,
+    divergence: tuple[str, float],
     anchor: str,
     norm_by_std: bool,
     seed: int,
 ) -> Groups:
-    """Numbers for what hypothesis has drawn: eta from 1e-3 to 1e3, scores from 1e-6 to 1e4, K up to 1e4."""
+    """Draw numbers for a kind: eta from 1e-3 to 1e3, scores from 1e-6 to 1e4, less eta K with K up to 1e4."""
     generator, scale = torch.Generator().manual_seed(seed), random.Random(seed)
     n = sum(sizes)
     numbers = [group for group, size in enumerate(sizes) for _ in range(size)]
@@ -80,8 +82,12 @@ def make_groups(
         "far from zero": 1e3 + size * 1e-6 * uniform(),
         "equal": torch.full((n,), size * (scale.random() - 0.5), dtype=torch.float64),
     }[scores]
-    config = LADConfig(eta=10 ** scale.uniform(-3, 3), partition=partition, anchor=anchor)
-    K = (10 ** scale.uniform(-3, 4)) * (uniform() - 0.5) if anchor == "reference" else None
+    name, alpha = divergence
+    config = LADConfig(eta=10 ** scale.uniform(-3, 3), divergence=name, alpha=alpha, partition=partition, anchor=anchor)
+    if anchor == "reference":
+        s = s - config.eta * 10 ** scale.uniform(-3, 4) * (uniform() - 0.5)
+    if dtype == torch.float16:
+        s = s.clamp(-6e4, 6e4)  # float16 ends at 65504
     return Groups(
         scores=laid_out(s.to(dtype), layout),
         ids={
@@ -92,7 +98,6 @@ def make_groups(
         }[ids],
         config=config,
         norm_by_std=norm_by_std,
-        K=K if K is None or scale.random() < 0.5 else K.float(),
         groups=[[row for row, number in enumerate(numbers) if number == group] for group in range(len(sizes))],
         seed=seed,
     )
@@ -107,24 +112,32 @@ def groups_of(kind: dict[str, Any]) -> Iterator[Groups]:
 
 def check_against_50_digits(case: Groups, A: Tensor, group: list[int]) -> None:
     """All advantages of one group, within a few roundings of the scores and of float64, and one of A's own type."""
-    eta, eps, own = case.config.eta, torch.finfo(torch.float64).eps, torch.finfo(A.dtype)
-    anchored = case.K is not None
+    config = case.config
+    eta, eps, own = config.eta, torch.finfo(torch.float64).eps, torch.finfo(A.dtype)
+    norm = case.norm_by_std and config.anchor == "old"
     n = len(group)
     with mpmath.workdps(exact.DIGITS):
         s = [mpf(float(case.scores[row])) for row in group]
-        correction = [mpf(eta) * mpf(float(case.K[row])) if case.K is not None else mpf(0) for row in group]
-        size = max(abs(one) + abs(other) for one, other in zip(s, correction, strict=True))
-        anchored_scores = [one - other for one, other in zip(s, correction, strict=True)]
-        centred_partition = anchored or case.config.partition == "group"
-        norm = case.norm_by_std and not anchored
-        uncentred, divisor = exact.advantages(anchored_scores, eta, norm, False)
-        expected, _ = exact.advantages(anchored_scores, eta, norm, centred_partition)
+        uncentred, divisor = exact.advantages(s, norm)
+        v = [a / mpf(eta) for a in uncentred]
         largest = max(map(abs, uncentred))
         # of the centred score, then of its division by a std with an error of the same size
-        error = eps * (n + 4) * size / divisor * (1 + (2 * largest if norm else 0)) + 8 * eps * largest
-        if centred_partition:
+        error = eps * (n + 4) * max(map(abs, s)) / divisor * (1 + (2 * largest if norm else 0)) + 8 * eps * largest
+        b = mpf(0)
+        if config.constant == "group" or (config.constant == "balanced" and config.divergence == "tv"):
+            b = exact.constant(config.constant, config.divergence, config.alpha, v)
             error = 2 * error + eps * (n + 8) * (eta + largest)
-        for row, value in zip(group, expected, strict=True):
+        elif config.constant == "balanced":
+            # the root is within error / eta of the constant that was subtracted, or the sum would not change its sign
+            exactly = case.advantages(case.scores.double())
+            b = v[0] - mpf(float(exactly[group[0]])) / mpf(eta)
+            error = 2 * error + eps * (n + 8) * (eta * rounding_of_the_root(config, v, b) + largest)
+            low, high = (
+                exact.balance(config.divergence, config.alpha, v, b + off, config.max_log_weight)[0]
+                for off in (-error / eta, error / eta)
+            )
+            assert low <= 0 <= high, f"b={float(b)!r}: the weights sum to {float(low):.3g} and {float(high):.3g}"
+        for row, value in zip(group, [mpf(eta) * (one - b) for one in v], strict=True):
             bound = error + own.eps * abs(value) + own.smallest_normal * own.eps
             if abs(value) + bound < own.max:
                 off = abs(mpf(float(A[row])) - value)
@@ -133,9 +146,17 @@ def check_against_50_digits(case: Groups, A: Tensor, group: list[int]) -> None:
                 )
 
 
+def rounding_of_the_root(config: LADConfig, v: list[mpf], b: mpf) -> mpf:
+    """Return by how much b moves, in units of eps, if the sum of the weights has a relative rounding of eps."""
+    step = mpf(10) ** -20
+    above, size = exact.balance(config.divergence, config.alpha, v, b + step, config.max_log_weight)
+    below, _ = exact.balance(config.divergence, config.alpha, v, b - step, config.max_log_weight)
+    return size * 2 * step / (above - below)
+
+
 def check(case: Groups) -> None:
     """Finite, exact, repeatable, zero for equal scores; a NaN stays in its group; nothing of the input changed."""
-    before, K_before = case.scores.clone(), None if case.K is None else case.K.clone()
+    before = case.scores.clone()
     A = case.advantages()
     assert A.shape == case.scores.shape
     assert A.dtype == (case.scores.dtype if case.scores.is_floating_point() else torch.float32)
@@ -143,9 +164,8 @@ def check(case: Groups) -> None:
         assert A.isfinite().all()
     assert torch.equal(A, case.advantages())
     assert torch.equal(case.scores, before)
-    assert K_before is None or torch.equal(case.K, K_before)
     for group in case.groups:
-        if case.K is None and len(group) > 1 and len(set(case.scores[group].tolist())) == 1:
+        if len(group) > 1 and len(set(case.scores[group].tolist())) == 1:
             assert not A[group].any()
     if not case.groups:
         return

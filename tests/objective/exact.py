@@ -1,4 +1,4 @@
-"""g and the centred value of any l and u in 50 digits, limits included, and the advantages of a group.
+"""g and the centred value of any l and u in 50 digits, limits included; the advantages of a group and its constant.
 
 test_divergences.py derives the first two from f itself, where f(exp(l - u)) can be formed; test_any_input.py checks
 that the closed forms here are the same numbers, and uses them everywhere.
@@ -47,8 +47,31 @@ def weight_and_value(name: str, alpha: float, l: mpf, u: mpf) -> tuple[mpf, mpf,
     return rho * mpmath.expm1((a - 1) * d) / (a - 1), (mixed - a * rho) / scale, (mixed + abs(a) * rho) / abs(scale)
 
 
-def advantages(scores: list[mpf], eta: float, norm_by_std: bool, centred_partition: bool) -> tuple[list[mpf], mpf]:
-    """A of one group with these scores, s or s - eta K, and the divisor: std + 1e-6, or 1."""
+def balance(name: str, alpha: float, v: list[mpf], b: mpf, max_log_weight: float) -> tuple[mpf, mpf]:
+    """Return the sum of the weights of a group at rho = 1 with u = v - b, and the sum of their magnitudes."""
+    u = [limited(name, alpha, mpf(0), one - b, 20.0, max_log_weight)[1] for one in v]
+    g = [weight_and_value(name, alpha, mpf(0), one)[0] for one in u]
+    return mpmath.fsum(g), mpmath.fsum(map(abs, g))
+
+
+def constant(partition: str, name: str, alpha: float, v: list[mpf], max_log_weight: float = 20.0) -> mpf:
+    """Return the constant that is subtracted from v = A / eta in a group."""
+    if partition == "none":
+        return mpf(0)
+    if partition == "group":
+        return mpmath.log(mpmath.fsum(map(mpmath.exp, v)) / len(v))
+    if name == "tv":
+        ordered = sorted(v)
+        return (ordered[(len(v) - 1) // 2] + ordered[len(v) // 2]) / 2
+    low, high = min(v), max(v)
+    for _ in range(int(DIGITS * 3.4)):
+        middle = (low + high) / 2
+        low, high = (low, middle) if balance(name, alpha, v, middle, max_log_weight)[0] > 0 else (middle, high)
+    return low
+
+
+def advantages(scores: list[mpf], norm_by_std: bool) -> tuple[list[mpf], mpf]:
+    """Return A of one group with these scores before any constant, and the divisor: std + 1e-6, or 1."""
     single = len(scores) == 1
     mean = mpf(0) if single else mpmath.fsum(scores) / len(scores)
     A, divisor = [s - mean for s in scores], mpf(1)
@@ -56,7 +79,4 @@ def advantages(scores: list[mpf], eta: float, norm_by_std: bool, centred_partiti
         std = mpf(1) if single else mpmath.sqrt(mpmath.fsum(a * a for a in A) / (len(scores) - 1))
         divisor = std + mpf(1e-6)
         A = [a / divisor for a in A]
-    if centred_partition:
-        log_mean = mpmath.log(mpmath.fsum(mpmath.exp(a / mpf(eta)) for a in A) / len(A))
-        A = [a - mpf(eta) * log_mean for a in A]
     return A, divisor

@@ -1,9 +1,10 @@
-"""Group-relative advantages: verl's own, the centred partition and the anchored formula."""
+"""Group-relative advantages: verl's own, mass one and the anchored formula. test_balanced.py has the balanced ones."""
 
 import itertools
 import math
 import os
 import uuid
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from hypothesis import given, settings
 
 from verl_lad import LADConfig, group_advantages
+
+from .formulas import DIVERGENCES, IDS
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def test_equals_verls_grpo(verl_grpo, sizes, norm_by_std):
             assert ours.dtype == torch.float32
 
 
-@pytest.mark.parametrize("partition", ["none", "group"])
+@pytest.mark.parametrize("partition", ["none", "group", "balanced"])
 @pytest.mark.parametrize("norm_by_std", [True, False])
 @pytest.mark.parametrize("score", [0.0, 1.0, 0.1, -0.3, 1e6, 1 / 3])
 def test_groups_of_equal_scores_have_advantage_exactly_zero(score, norm_by_std, partition):
@@ -129,23 +132,32 @@ def test_anchored_advantages_are_the_formula(eta, norm_by_std):
     generator = torch.Generator().manual_seed(2)
     scores = (torch.rand(len(uids), generator=generator) < 0.5).double()
     K = torch.randn(len(uids), generator=generator).double() * 5
-    for partition in ("none", "group"):  # anchored advantages are always centred
-        config = LADConfig(eta=eta, anchor="reference", partition=partition)
-        A = group_advantages(scores, uids, config, norm_by_std, reference_log_ratio=K)
-        expected = torch.tensor(anchored_by_loop(scores, uids, K, eta), dtype=torch.float64)
-        torch.testing.assert_close(A, expected, rtol=1e-12, atol=1e-13)
-        for uid in set(uids):
-            member = torch.from_numpy(uids == uid)
-            assert (A[member] / eta).exp().mean().item() == pytest.approx(1.0, abs=1e-11)
+    config = LADConfig(eta=eta, anchor="reference", partition="group")
+    A = group_advantages(scores - eta * K, uids, config, norm_by_std)
+    expected = torch.tensor(anchored_by_loop(scores, uids, K, eta), dtype=torch.float64)
+    torch.testing.assert_close(A, expected, rtol=1e-12, atol=1e-13)
+    for uid in set(uids):
+        member = torch.from_numpy(uids == uid)
+        assert (A[member] / eta).exp().mean().item() == pytest.approx(1.0, abs=1e-11)
+
+
+@pytest.mark.parametrize(("name", "alpha"), DIVERGENCES, ids=IDS)
+@pytest.mark.parametrize("norm_by_std", [True, False])
+def test_anchored_advantages_are_balanced_and_undivided_unless_told_otherwise(name, alpha, norm_by_std):
+    uids = shuffled_uids([1, 2, 5, 16], 3)
+    scores = torch.randn(len(uids), generator=torch.Generator().manual_seed(2)).double()
+    anchored = LADConfig(divergence=name, alpha=alpha, anchor="reference")
+    A = group_advantages(scores, uids, anchored, norm_by_std)
+    for config in (replace(anchored, partition="balanced"), replace(anchored, anchor="old", partition="balanced")):
+        assert torch.equal(A, group_advantages(scores, uids, config, norm_by_std=False))
 
 
 def test_anchored_advantages_of_a_hand_computed_group():
     # eta = 1, s = (1, 0), K = (0, log 2): exp(u) is proportional to (e, 1/2), with mean one
     A = group_advantages(
-        torch.tensor([1.0, 0.0]).double(),
+        torch.tensor([1.0, 0.0 - math.log(2.0)], dtype=torch.float64),
         [7, 7],
-        LADConfig(eta=1.0, anchor="reference"),
-        reference_log_ratio=torch.tensor([0.0, math.log(2.0)], dtype=torch.float64),
+        LADConfig(eta=1.0, anchor="reference", partition="group"),
     )
     expected = [2 * math.e / (math.e + 0.5), 1 / (math.e + 0.5)]
     assert A.exp().tolist() == pytest.approx(expected, rel=1e-14)
@@ -153,9 +165,7 @@ def test_anchored_advantages_of_a_hand_computed_group():
 
 def test_anchored_equals_the_unanchored_partition_when_pi_old_is_the_reference():
     scores, uids = torch.rand(12).double(), [0] * 5 + [1] * 7
-    anchored = group_advantages(
-        scores, uids, LADConfig(anchor="reference"), reference_log_ratio=torch.zeros(12, dtype=torch.float64)
-    )
+    anchored = group_advantages(scores, uids, LADConfig(anchor="reference", partition="group"))
     plain = group_advantages(scores, uids, LADConfig(partition="group"), norm_by_std=False)
     torch.testing.assert_close(anchored, plain, rtol=1e-13, atol=1e-15)
 
@@ -163,9 +173,8 @@ def test_anchored_equals_the_unanchored_partition_when_pi_old_is_the_reference()
 @pytest.mark.parametrize("anchor", ["old", "reference"])
 def test_group_ids_of_every_kind_give_the_same_advantages(anchor):
     numbers = [3, 1, 3, 2, 1, 3, 2, 9]
-    scores, K = torch.rand(8).double(), torch.randn(8).double()
-    config, K = LADConfig(anchor=anchor), K if anchor == "reference" else None
-    expected = group_advantages(scores, torch.tensor(numbers), config, reference_log_ratio=K)
+    scores, config = torch.rand(8).double(), LADConfig(anchor=anchor)
+    expected = group_advantages(scores, torch.tensor(numbers), config)
     strings = [f"prompt-{n}" for n in numbers]
     for ids in (
         numbers,
@@ -175,11 +184,43 @@ def test_group_ids_of_every_kind_give_the_same_advantages(anchor):
         np.array(strings, dtype=object),
         np.array(strings),
         torch.tensor(numbers, dtype=torch.int32),
+        list(torch.tensor(numbers)),
+        [(torch.tensor(1), torch.tensor(n)) for n in numbers],
         [uuid.UUID(int=n) for n in numbers],
         [("a", n) for n in numbers],
         ["1" if n == 1 else n for n in numbers],  # mixed types need not be comparable
     ):
-        assert torch.equal(group_advantages(scores, ids, config, reference_log_ratio=K), expected)
+        assert torch.equal(group_advantages(scores, ids, config), expected)
+
+
+class ByIdentity:
+    """Equal to no other object."""
+
+    def __repr__(self) -> str:
+        return "an object"
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["a", None, "a"], r"group_ids\[1\]=None is not allowed"),
+        (np.array([None, "a", "a"], dtype=object), r"group_ids\[0\]=None is not allowed"),
+        ([("a", 1), ("a", None), ("a", 1)], r"group_ids\[1\]=None is not allowed"),
+        ([1.0, 2.0, math.nan], r"group_ids\[2\]=nan is not allowed: NaN is equal to no other id"),
+        (np.array([1.0, math.nan, math.nan]), r"group_ids\[1\]=.*nan.* is not allowed: NaN"),
+        (torch.tensor([math.nan, 1.0, 1.0]), r"group_ids\[0\]=nan is not allowed: NaN"),
+        (list(torch.tensor([1.0, math.nan, 1.0])), r"group_ids\[1\]=nan is not allowed: NaN"),
+        ([("a", 1.0), ("a", math.nan), ("a", 1.0)], r"group_ids\[1\]=nan is not allowed: NaN"),
+        ([ByIdentity()] * 3, r"group_ids\[0\]=an object is not allowed: a ByIdentity is not hashed by its value"),
+        ([1, ("a", ByIdentity()), 1], r"group_ids\[1\]=an object is not allowed: a ByIdentity"),
+        (list(torch.ones(3, 1)), r"group_ids\[0\]=tensor\(\[1\.\]\) is not allowed: a Tensor is not hashed"),
+        ([1, [2], 1], r"group_ids\[1\]=\[2\] is not allowed: a list .*; allowed: numbers, strings, and tuples of them"),
+        (np.ones((3, 2)), r"group_ids\[0\]=array\(.*\) is not allowed: a ndarray"),
+    ],
+)
+def test_ids_without_a_value_to_compare_are_refused_by_row_and_name(ids, message):
+    with pytest.raises(ValueError, match=message):
+        group_advantages(torch.zeros(3), ids)
 
 
 def test_integer_and_boolean_scores_are_float32_advantages():
@@ -223,19 +264,6 @@ def test_scores_are_not_modified_and_carry_no_gradient():
         ((torch.zeros(3), np.array(["a"], dtype=object)), r"one entry for each of the 3 scores, got 1"),
         ((torch.zeros(3), torch.zeros(4)), r"shape of scores, \(3,\), got \(4,\)"),
         ((torch.zeros(3), torch.zeros(3, 1)), r"shape of scores, \(3,\), got \(3, 1\)"),
-        ((torch.zeros(2), [0, 1], LADConfig(anchor="reference")), r"anchor='reference' requires reference_log_ratio"),
-        (
-            (torch.zeros(2), [0, 1], LADConfig(anchor="reference"), True, torch.zeros(3)),
-            r"reference_log_ratio must have the shape of scores, \(2,\), got \(3,\)",
-        ),
-        (
-            (torch.zeros(2), [0, 1], LADConfig(anchor="reference"), True, torch.zeros(2, 1)),
-            r"reference_log_ratio must have the shape of scores, \(2,\), got \(2, 1\)",
-        ),
-        (
-            (torch.zeros(2), [0, 1], LADConfig(), True, torch.zeros(2)),
-            r"anchor='old' does not use reference_log_ratio",
-        ),
     ],
 )
 def test_errors_name_what_does_not_fit(arguments, message):
@@ -248,8 +276,7 @@ def batches(draw):
     n = draw(st.integers(1, 12))
     scores = draw(st.lists(st.floats(-10, 10, width=32), min_size=n, max_size=n))
     ids = draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
-    K = draw(st.lists(st.floats(-10, 10, width=32), min_size=n, max_size=n))
-    return (torch.tensor(x, dtype=torch.float64) for x in (scores, ids, K)), draw(st.permutations(range(n)))
+    return (torch.tensor(x, dtype=torch.float64) for x in (scores, ids)), draw(st.permutations(range(n)))
 
 
 CONFIGS = [LADConfig(), LADConfig(partition="group"), LADConfig(anchor="reference")]
@@ -260,11 +287,10 @@ CONFIGS = [LADConfig(), LADConfig(partition="group"), LADConfig(anchor="referenc
 @settings(max_examples=60)
 @given(batch=batches())
 def test_permuting_the_responses_permutes_the_advantages(config, norm_by_std, batch):
-    (scores, ids, K), order = batch
+    (scores, ids), order = batch
 
     def advantages(rows):
-        k = K[rows] if config.anchor == "reference" else None
-        return group_advantages(scores[rows], ids[rows].long(), config, norm_by_std, k)
+        return group_advantages(scores[rows], ids[rows].long(), config, norm_by_std)
 
     straight = advantages(list(range(len(scores))))
     # Sums in another order round differently: 1e-15 of the scores. Dividing by a std near 0 would amplify that up to
@@ -276,7 +302,7 @@ def test_permuting_the_responses_permutes_the_advantages(config, norm_by_std, ba
 @settings(max_examples=60)
 @given(batch=batches())
 def test_groups_do_not_see_each_other(batch):
-    (scores, ids, _), _ = batch
+    (scores, ids), _ = batch
     together = group_advantages(scores, ids.long())
     for group in ids.unique():
         alone = group_advantages(scores[ids == group], [0] * int((ids == group).sum()))
@@ -286,7 +312,7 @@ def test_groups_do_not_see_each_other(batch):
 @settings(max_examples=60)
 @given(batch=batches(), shift=st.floats(-100, 100))
 def test_without_division_advantages_are_invariant_to_a_shift_of_the_scores_and_sum_to_zero(batch, shift):
-    (scores, _, _), _ = batch
+    (scores, _), _ = batch
     ids = [0] * len(scores)
     if len(scores) > 1:
         A = group_advantages(scores, ids, norm_by_std=False)

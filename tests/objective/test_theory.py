@@ -268,10 +268,9 @@ def test_anchored_target_is_pi_ref_exp_s_over_eta_whatever_pi_old(counts, eta):
     pi_old, pi_ref = n.double() / n.sum(), reference_policy()
     K = (pi_old.log() - pi_ref.log()).repeat_interleave(n)
     A = group_advantages(
-        SCORES.repeat_interleave(n),
+        SCORES.repeat_interleave(n) - eta * K,
         torch.zeros(int(n.sum()), dtype=torch.long),
-        LADConfig(anchor="reference", eta=eta),
-        reference_log_ratio=K,
+        LADConfig(anchor="reference", partition="group", eta=eta),
     )
     u_of_samples = A / eta
     assert u_of_samples.exp().mean().item() == pytest.approx(1.0, abs=1e-13)
@@ -281,8 +280,8 @@ def test_anchored_target_is_pi_ref_exp_s_over_eta_whatever_pi_old(counts, eta):
 
 def one_update(pi_old: Tensor, config: LADConfig, pi_ref: Tensor | None = None) -> Tensor:
     """pi_old exp(u) / Z, exactly, from the advantages of one sample per action."""
-    K = None if pi_ref is None else pi_old.log() - pi_ref.log()
-    A = group_advantages(SCORES, ["x"] * ACTIONS, config, reference_log_ratio=K)
+    scores = SCORES if pi_ref is None else SCORES - config.eta * (pi_old.log() - pi_ref.log())
+    A = group_advantages(scores, ["x"] * ACTIONS, config)
     weight = pi_old.log() + A / config.eta
     return weight.softmax(-1)
 
@@ -321,6 +320,6 @@ def test_minimising_the_anchored_loss_restores_the_target_from_a_drifted_policy(
     # end to end: advantages, loss and optimiser; each action once, so the group is uniform and pi_old enters through K
     pi_ref, config = reference_policy(), LADConfig(eta=0.25, anchor="reference")
     pi_old = torch.full((ACTIONS,), 1 / ACTIONS, dtype=torch.float64)
-    A = group_advantages(SCORES, [0] * ACTIONS, config, reference_log_ratio=pi_old.log() - pi_ref.log())
+    A = group_advantages(SCORES - config.eta * (pi_old.log() - pi_ref.log()), [0] * ACTIONS, config)
     reached = minimise(starts(pi_old)[2], pi_old, A / config.eta, config)
     assert tv_distance(reached, anchored_target(pi_ref, 0.25)) < 1e-6

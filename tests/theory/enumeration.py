@@ -23,6 +23,9 @@ every_strictly_convex_f = pytest.mark.parametrize(
 )
 
 
+every_constant = pytest.mark.parametrize("partition", ["group", "balanced"])
+
+
 def curvature(name: str) -> float:
     """f''(1) of docs/theory.md's table in section 4."""
     return {"js": 0.25, "hellinger": 0.25, "jeffreys": 2.0}.get(name, 1.0)
@@ -43,6 +46,17 @@ def noise(size: int, seed: int) -> Tensor:
 def with_mass(u: Tensor, q: Tensor, Z: float = 1.0) -> Tensor:
     """u plus the constant with which E_q[exp(u)] = Z."""
     return u - torch.log((q * u.exp()).sum() / Z)
+
+
+def with_constant(v: Tensor, q: Tensor, partition: str, name: str, alpha: float) -> Tensor:
+    """u = v less the constant of the partition, exactly: "group" E_q[exp(u)] = 1, "balanced" E_q[f'(exp(-u))] = 0."""
+    if partition == "group":
+        return with_mass(v, q)
+    low, high = v.min(), v.max()
+    for _ in range(100):
+        b = (low + high) / 2
+        low, high = (low, b) if (q * slope((b - v).exp(), name, alpha)).sum() > 0 else (b, high)
+    return v - low
 
 
 def target(q: Tensor, u: Tensor) -> Tensor:

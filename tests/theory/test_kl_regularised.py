@@ -84,12 +84,13 @@ def test_kl_at_rho_one_is_grpos_gradient_over_eta_for_each_sample(problem, eta):
 
 
 def test_grpo_with_in_reward_kl_has_the_advantage_of_anchored_lad_up_to_a_constant_of_the_group():
-    # verl subtracts kl_coef * K from the score and centres the group; we then centre the partition as well
+    # verl subtracts kl_coef * K from the score and centres the group; the anchor subtracts another constant
     K = noise(4, 1)
     reward = SCORES - ETA * K
     grpo = group_advantages(reward, [0] * 4, LADConfig(eta=ETA), norm_by_std=False)
-    A = group_advantages(SCORES, [0] * 4, LADConfig(eta=ETA, anchor="reference"), reference_log_ratio=K)
-    torch.testing.assert_close(A - A.mean(), grpo, rtol=1e-12, atol=1e-13)
+    for partition in ("group", "balanced"):
+        A = group_advantages(reward, [0] * 4, LADConfig(eta=ETA, anchor="reference", partition=partition))
+        torch.testing.assert_close(A - A.mean(), grpo, rtol=1e-12, atol=1e-13)
 
 
 @every_divergence

@@ -13,6 +13,7 @@ from verl_lad import group_advantages, lad_loss
 from .enumeration import (
     all_groups,
     config,
+    every_constant,
     every_divergence,
     every_strictly_convex_f,
     expected_loss,
@@ -118,14 +119,14 @@ SCORES = tensor([1.0, 0.0, 1.0, 0.4])
 ETA = 0.5
 
 
-def group_loss(logits: Tensor, q: Tensor, n: int, name: str, alpha: float, by_std: bool = False) -> Tensor:
+def group_loss(logits: Tensor, q: Tensor, n: int, name: str, alpha: float, partition: str = "group") -> Tensor:
     """Expected loss of the mean over a group of n samples from q, over every group there is.
 
-    The advantages have the group's mass at one, or by_std its mean at zero and its standard deviation at one.
+    The advantages have the constant of the partition; "none": the group's mean at 0, its standard deviation at 1.
     """
     groups, probability = all_groups(q, n)
-    settings = config(name, alpha, ETA, partition="none" if by_std else "group")
-    A = group_advantages(SCORES[groups].flatten(), group_ids(groups), settings, norm_by_std=by_std)
+    settings = config(name, alpha, ETA, partition=partition)
+    A = group_advantages(SCORES[groups].flatten(), group_ids(groups), settings, norm_by_std=partition == "none")
     log_p = logits.log_softmax(-1)[groups].view(-1, 1)
     old = q.log()[groups].view(-1, 1)
     loss = lad_loss(log_p, old, A, torch.ones_like(log_p), settings)[0].view(groups.shape)
@@ -138,10 +139,11 @@ def gradient(p: Tensor, *problem) -> Tensor:
     return g
 
 
+@every_constant
 @every_strictly_convex_f
-def test_minimiser_over_finite_groups_keeps_the_ratio_of_equals_and_increases_with_the_score(name, alpha):
+def test_minimiser_over_finite_groups_keeps_the_ratio_of_equals_and_increases_with_the_score(name, alpha, partition):
     q, n = policy(4, 6), 3
-    logits = minimise(lambda x: group_loss(x, q, n, name, alpha), torch.zeros(4, dtype=torch.float64))
+    logits = minimise(lambda x: group_loss(x, q, n, name, alpha, partition), torch.zeros(4, dtype=torch.float64))
     reached = logits.softmax(0) / q
     assert reached[0] == pytest.approx(reached[2].item(), abs=1e-6)  # score 1.0 twice; reached: about 1e-8
     assert reached[1] < reached[3] - 0.01 < reached[0] - 0.02  # scores 0.0 < 0.4 < 1.0
@@ -167,7 +169,7 @@ def test_minimiser_of_rkl_over_finite_groups_is_pi_old_times_the_expected_normal
 
 def test_group_mean_and_standard_deviation_keep_the_ratio_of_equals_too():
     q = policy(4, 6)
-    logits = minimise(lambda x: group_loss(x, q, 3, "js", 0.5, by_std=True), torch.zeros(4, dtype=torch.float64))
+    logits = minimise(lambda x: group_loss(x, q, 3, "js", 0.5, "none"), torch.zeros(4, dtype=torch.float64))
     reached = logits.softmax(0) / q
     assert reached[0] == pytest.approx(reached[2].item(), abs=1e-6)
     assert reached[1] < reached[3] - 0.01 < reached[0] - 0.02

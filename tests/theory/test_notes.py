@@ -64,5 +64,5 @@ def test_every_test_of_this_folder_is_named(collected):
 def test_every_cross_reference_is_a_statement():
     # "by 1.3", "(2.1)": any d.d that stands alone and is neither a statement nor part of an arXiv number
     prose = re.sub(r"arXiv\s[\d.]+|https?\S+|`[^`]*`|\$[^$]*\$", "", NOTES)
-    referred = set(re.findall(r"(?<![\w.])(\d\.\d{1,2})(?![\w])", prose))
+    referred = set(re.findall(r"(?<![\w.])(\d{1,2}\.\d{1,2})(?![\w])", prose))
     assert referred <= set(statements()), referred - set(statements())

@@ -6,7 +6,18 @@ from torch import Tensor
 
 from verl_lad import LADConfig, lad_loss
 
-from .enumeration import every_strictly_convex_f, kl, minimise, noise, policy, slope, tensor, with_mass
+from .enumeration import (
+    every_constant,
+    every_strictly_convex_f,
+    kl,
+    minimise,
+    noise,
+    policy,
+    slope,
+    tensor,
+    with_constant,
+    with_mass,
+)
 
 A_SIZE, B_SIZE = 3, 3
 LEVELS = pytest.mark.parametrize("ratio", ["token", "sequence", "geometric"])
@@ -145,26 +156,30 @@ ETA = 0.5
 SCORES = tensor([1.0, 0.0, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0, 1.0]).view(A_SIZE, B_SIZE)
 
 
-def anchored_u(old, base) -> Tensor:
-    u = SCORES / ETA - (joint(old) / joint(base)).log()
-    return with_mass(u, joint(old))
+def anchored_u(old, base, partition: str, name: str, alpha: float) -> Tensor:
+    v = SCORES / ETA - (joint(old) / joint(base)).log()
+    return with_constant(v, joint(old), partition, name, alpha)
 
 
 @LEVELS
+@every_constant
 @every_strictly_convex_f
-def test_anchored_fixed_point_is_the_same_at_every_level(name, alpha, ratio):
+def test_anchored_fixed_point_is_the_same_at_every_level(name, alpha, partition, ratio):
     base = tree(0)
     w = tilted(base, SCORES / ETA)
-    assert gradient(w, w, anchored_u(w, base), name, alpha, ratio).abs().max() < 1e-14
+    u = anchored_u(w, base, partition, name, alpha)
+    assert gradient(w, w, u, name, alpha, ratio).abs().max() < 1e-14
     for seed in range(5):
         old = tree(30 + seed)
-        assert gradient(old, old, anchored_u(old, base), name, alpha, ratio).abs().max() > 1e-4
+        u = anchored_u(old, base, partition, name, alpha)
+        assert gradient(old, old, u, name, alpha, ratio).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("aggregate", ["sum", "mean"])
 @LEVELS
+@every_constant
 @every_strictly_convex_f
-def test_anchored_fixed_point_is_the_same_for_responses_of_different_lengths(name, alpha, ratio, aggregate):
+def test_anchored_fixed_point_is_the_same_for_responses_of_different_lengths(name, alpha, partition, ratio, aggregate):
     # three responses: a, of one token, and bc, bd, of two; the loss of a response is a sum or a mean over its tokens
     mask = tensor([[1, 0], [1, 1], [1, 1]])
     config = LADConfig(eta=1.0, divergence=name, alpha=alpha, ratio=ratio)
@@ -177,7 +192,8 @@ def test_anchored_fixed_point_is_the_same_for_responses_of_different_lengths(nam
         first, second = tensor([q[0], 1 - q[0]]), q[1:] / q[1:].sum()
         tables = [first.log().requires_grad_(), second.log().requires_grad_()]
         log_prob = responses(*(table.log_softmax(0) for table in tables))
-        loss = lad_loss(log_prob, log_prob.detach(), (w / q).log(), mask, config)[0].sum(-1)  # mass one: E_q[w / q] = 1
+        u = with_constant((w / q).log(), q, partition, name, alpha)
+        loss = lad_loss(log_prob, log_prob.detach(), u, mask, config)[0].sum(-1)
         if aggregate == "mean":
             loss = loss / mask.sum(-1)
         return max(g.abs().max().item() for g in torch.autograd.grad((q * loss).sum(), tables))
@@ -188,15 +204,16 @@ def test_anchored_fixed_point_is_the_same_for_responses_of_different_lengths(nam
         assert largest_gradient(w, policy(3, 70 + seed)) > 1e-3
 
 
+@every_constant
 @pytest.mark.parametrize(("name", "alpha"), [("js", 0.5), ("hellinger", 0.5), ("kl", 0.5), ("alpha", 1.5)])
-def test_anchored_token_level_reaches_the_target_in_as_many_exact_updates_as_there_are_tokens(name, alpha):
+def test_anchored_token_level_reaches_the_target_in_as_many_exact_updates_as_there_are_tokens(name, alpha, partition):
     base = tree(0)
     w = tilted(base, SCORES / ETA)
     old = tree(31)
-    first = minimiser(old, anchored_u(old, base), name, alpha, "token")
+    first = minimiser(old, anchored_u(old, base, partition, name, alpha), name, alpha, "token")
     torch.testing.assert_close(first[1], w[1], rtol=0, atol=1e-6)
     assert (first[0] - w[0]).abs().max() > 1e-4
-    second = minimiser(first, anchored_u(first, base), name, alpha, "token")
+    second = minimiser(first, anchored_u(first, base, partition, name, alpha), name, alpha, "token")
     torch.testing.assert_close(joint(second), joint(w), rtol=0, atol=1e-5)
 
 

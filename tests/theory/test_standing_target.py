@@ -12,6 +12,7 @@ from verl_lad import LADConfig, group_advantages, lad_loss
 
 from .enumeration import (
     all_groups,
+    every_constant,
     every_divergence,
     every_strictly_convex_f,
     group_ids,
@@ -25,6 +26,7 @@ from .enumeration import (
     target,
     tensor,
     tv_distance,
+    with_constant,
 )
 
 ETA = 0.25
@@ -264,23 +266,23 @@ def test_simulated_groups_drift_although_no_step_has_a_bias():
 # --- a target that stands still ---------------------------------------------------------------------------------------
 
 
-def anchored_u(q: Tensor, base: Tensor, eta: float = ETA) -> Tensor:
-    """s / eta - K, with mass one under q."""
-    v = SCORES / eta - (q / base).log()
-    return v - torch.log((q * v.exp()).sum())
+def anchored_u(q: Tensor, base: Tensor, partition: str, name: str, alpha: float) -> Tensor:
+    """s / eta - K, less the constant of the partition under q."""
+    return with_constant(SCORES / ETA - (q / base).log(), q, partition, name, alpha)
 
 
+@every_constant
 @every_strictly_convex_f
-def test_anchored_target_is_the_minimiser_from_every_pi_old_and_the_only_fixed_point(name, alpha):
+def test_anchored_target_is_the_minimiser_from_every_pi_old_and_the_only_fixed_point(name, alpha, partition):
     base = policy(5, 0)
     w = target(base, SCORES / ETA)
     for seed in range(10):
         q = policy(5, 10 + seed, scale=2.0)
-        u = anchored_u(q, base)
+        u = anchored_u(q, base, partition, name, alpha)
         torch.testing.assert_close(target(q, u), w, rtol=1e-11, atol=0)
         assert logit_gradient(w, q, u, name, alpha).abs().max() < 1e-10
         assert logit_gradient(q, q, u, name, alpha).abs().max() > 1e-4
-    assert logit_gradient(w, w, anchored_u(w, base), name, alpha).abs().max() < 1e-14
+    assert logit_gradient(w, w, anchored_u(w, base, partition, name, alpha), name, alpha).abs().max() < 1e-14
 
 
 @given(problems(size=5), st.floats(0.05, 1.95))
@@ -296,21 +298,25 @@ def test_geometric_step_contracts_the_log_ratio_to_the_target_and_a_mixture_the_
         assert kl(w, mixed) <= (1 - step) * kl(w, p) + 1e-13
 
 
-@given(problems(size=5))
-def test_natural_gradient_step_of_kl_is_the_geometric_step(problem):
+@every_constant
+@given(problem=problems(size=5))
+def test_natural_gradient_step_of_kl_is_the_geometric_step(partition, problem):
     base, _, p = problem
     w, step = target(base, SCORES / ETA), 0.3
-    u = anchored_u(p, base)
+    u = anchored_u(p, base, partition, "kl", 0.5)
     g = slope((-u).exp(), "kl", 0.5)  # at pi_theta = pi_old
     natural = (p.log() - step * g).softmax(0)
     torch.testing.assert_close(natural, target(p, -step * (p / w).log()), rtol=1e-11, atol=0)
 
 
+@every_constant
 @every_strictly_convex_f
 @given(problem=problems(size=5))
-def test_small_natural_gradient_steps_of_every_f_contract(name, alpha, problem):
+def test_small_natural_gradient_steps_of_every_f_contract(name, alpha, partition, problem):
     base, _, p = problem
-    w, u = target(base, SCORES / ETA), anchored_u(p, base)
+    w, u = target(base, SCORES / ETA), anchored_u(p, base, partition, name, alpha)
+    assert u.min() <= 1e-12
+    assert u.max() >= -1e-12
     d = torch.linspace(float(-u.max()), float(-u.min()), 200).double()
     slopes = slope(d.exp(), name, alpha).diff() / d.diff() if spread(d) > 1e-3 else tensor([1.0])
     step = 0.5 / float(slopes.max())
@@ -318,10 +324,11 @@ def test_small_natural_gradient_steps_of_every_f_contract(name, alpha, problem):
     assert spread((moved / w).log()) <= (1 - step * slopes.min()) * spread((p / w).log()) + 1e-9
 
 
-@given(problems(size=5, spread=6.0), st.floats(0.05, 2.0))
-def test_natural_gradient_step_of_js_contracts_for_every_size_up_to_two(problem, step):
+@every_constant
+@given(problem=problems(size=5, spread=6.0), step=st.floats(0.05, 2.0))
+def test_natural_gradient_step_of_js_contracts_for_every_size_up_to_two(partition, problem, step):
     base, _, p = problem
-    w, u = target(base, SCORES / ETA), anchored_u(p, base)
+    w, u = target(base, SCORES / ETA), anchored_u(p, base, partition, "js", 0.5)
     error = spread((p / w).log())
     assume(error > 1e-3)
     moved = (p.log() - step * slope((-u).exp(), "js", 0.5)).softmax(0)
@@ -354,16 +361,12 @@ def test_noise_adds_up_without_an_anchor_and_is_forgotten_with_one():
 # --- groups of finitely many samples, anchored ------------------------------------------------------------------------
 
 
-def pull(q: Tensor, base: Tensor, n: int, name: str, alpha: float) -> tuple[Tensor, Tensor]:
+def pull(q: Tensor, base: Tensor, n: int, name: str, alpha: float, partition: str) -> tuple[Tensor, Tensor]:
     """E[g of a sample | it is y] at pi_theta = pi_old over every group of n, and the largest |g| of any sample."""
     groups, probability = all_groups(q, n)
     K = (q / base).log()
-    A = group_advantages(
-        SCORES[groups].flatten(),
-        group_ids(groups),
-        LADConfig(eta=ETA, anchor="reference"),
-        reference_log_ratio=K[groups].flatten(),
-    )
+    settings = LADConfig(eta=ETA, divergence=name, alpha=alpha, anchor="reference", partition=partition)
+    A = group_advantages((SCORES - ETA * K)[groups].flatten(), group_ids(groups), settings)
     g = group_weights(groups, A, name, alpha, ETA)
     mean = torch.zeros(len(q), dtype=q.dtype)
     mean.scatter_add_(0, groups.flatten(), (probability.unsqueeze(-1) * g / n).flatten())
@@ -371,13 +374,14 @@ def pull(q: Tensor, base: Tensor, n: int, name: str, alpha: float) -> tuple[Tens
 
 
 @pytest.mark.parametrize("n", [2, 3])
+@every_constant
 @every_strictly_convex_f
-def test_anchored_groups_of_any_size_pull_each_answer_towards_the_target(name, alpha, n):
+def test_anchored_groups_of_any_size_pull_each_answer_towards_the_target(name, alpha, partition, n):
     base = policy(5, 0)
     for seed in range(3):
         q = policy(5, 30 + seed)
         v = SCORES / ETA - (q / base).log()
-        G, _ = pull(q, base, n, name, alpha)
+        G, _ = pull(q, base, n, name, alpha, partition)
         order = v.argsort()
         assert (G[order].diff() < 0).all()  # strictly decreasing in log w / q
         covariance = (q * G * v).sum() - (q * G).sum() * (q * v).sum()
@@ -390,15 +394,17 @@ def test_anchored_groups_of_any_size_pull_each_answer_towards_the_target(name, a
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
+@every_constant
 @every_strictly_convex_f
-def test_at_the_anchored_target_no_sample_of_any_group_has_a_gradient(name, alpha, n):
+def test_at_the_anchored_target_no_sample_of_any_group_has_a_gradient(name, alpha, partition, n):
     base = policy(5, 0)
-    _, largest = pull(target(base, SCORES / ETA), base, n, name, alpha)
+    _, largest = pull(target(base, SCORES / ETA), base, n, name, alpha, partition)
     assert largest < 1e-13
 
 
-def test_a_group_of_one_never_moves_the_anchored_policy():
-    _, largest = pull(policy(5, 30), policy(5, 0), 1, "js", 0.5)
+@every_constant
+def test_a_group_of_one_never_moves_the_anchored_policy(partition):
+    _, largest = pull(policy(5, 30), policy(5, 0), 1, "js", 0.5, partition)
     assert largest == 0
 
 
@@ -434,8 +440,11 @@ def test_simulated_adam_on_shared_logits_loses_the_base_distribution_over_the_be
         return (-torch.special.xlogy(h, h)).sum(-1).exp().mean(-1)
 
     reached = {}
-    for anchor in ("old", "reference"):
-        settings = LADConfig(eta=ETA, anchor=anchor)
+    for kind, settings in (
+        ("plain", LADConfig(eta=ETA)),
+        ("group", LADConfig(eta=ETA, anchor="reference", partition="group")),
+        ("balanced", LADConfig(eta=ETA, anchor="reference", partition="balanced")),
+    ):
         shared = torch.zeros(runs, 1, answers, dtype=torch.float64, requires_grad=True)
         own = base.repeat(runs, 1, 1).requires_grad_()
         optimiser = torch.optim.Adam([shared, own], lr=0.05)
@@ -445,9 +454,10 @@ def test_simulated_adam_on_shared_logits_loses_the_base_distribution_over_the_be
             y = torch.multinomial(old.exp().view(-1, answers), n, replacement=True, generator=generator)
             y = y.view(runs, prompts, n)
             sampled_old = old.gather(-1, y)
-            K = (sampled_old - base.expand_as(old).gather(-1, y)).flatten() if anchor == "reference" else None
             s = scores.expand_as(old).gather(-1, y).flatten()
-            A = group_advantages(s, torch.arange(runs * prompts).repeat_interleave(n), settings, reference_log_ratio=K)
+            if settings.anchor == "reference":
+                s = s - ETA * (sampled_old - base.expand_as(old).gather(-1, y)).flatten()
+            A = group_advantages(s, torch.arange(runs * prompts).repeat_interleave(n), settings)
             log_prob = log_p.gather(-1, y).view(-1, 1)
             loss = lad_loss(log_prob, sampled_old.view(-1, 1), A, torch.ones_like(log_prob), settings)[0]
             optimiser.zero_grad()
@@ -455,9 +465,10 @@ def test_simulated_adam_on_shared_logits_loses_the_base_distribution_over_the_be
             optimiser.step()
         log_p = (shared + own).log_softmax(-1).detach()
         assert torch.where(good, log_p.exp(), 0.0).sum(-1).mean() > 0.9  # both have learned the task
-        reached[anchor] = effective_best(log_p)
+        reached[kind] = effective_best(log_p)
     first = effective_best(base.unsqueeze(0)).item()
-    plain, anchored = reached["old"], reached["reference"]
+    plain = reached.pop("plain")
     assert first - plain.mean() > 5 * plain.std() / math.sqrt(runs)
-    assert anchored.mean() > 0.9 * first
-    assert anchored.mean() - plain.mean() > 5 * (plain.std() + anchored.std()) / math.sqrt(runs)
+    for anchored in reached.values():
+        assert anchored.mean() > 0.9 * first
+        assert anchored.mean() - plain.mean() > 5 * (plain.std() + anchored.std()) / math.sqrt(runs)

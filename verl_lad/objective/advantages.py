@@ -17,12 +17,15 @@ def group_rows(group_ids: Tensor | Sequence[Any], size: int, device: torch.devic
     """Assign a number to each group, by the values of the ids.
 
     Args:
-        group_ids: (B,) tensor, or a sequence of anything that is hashed by its value; 0-dim tensors count as numbers.
+        group_ids: (B,) tensor, or a sequence of anything that is hashed by its value; a 0-dim tensor is its number.
         size: B.
-        device: of the result.
+        device: where the result lives.
+
+    Returns:
+        The groups, numbered in the order of their first row.
 
     Raises:
-        ValueError: on another number of ids, on NaN, and on an id that has no hash of its value.
+        ValueError: on another number of ids than B, on None, on NaN, and on an id that is not hashed by its value.
     """
     if isinstance(group_ids, Tensor):
         if group_ids.shape != (size,):
@@ -36,14 +39,16 @@ def group_rows(group_ids: Tensor | Sequence[Any], size: int, device: torch.devic
 
 
 def _value(group: Any, row: int) -> Any:
-    """Return an object that is equal, and hashed alike, for equal ids."""
+    """Return an object that is equal, and hashed alike, for equal ids; raise ValueError if there is none."""
     if isinstance(group, tuple):
         return tuple(_value(part, row) for part in group)
     if isinstance(group, Tensor) and group.dim() == 0:
         group = group.item()
+    if group is None:
+        raise ValueError(f"group_ids[{row}]=None is not allowed: the response has no group")
     if type(group).__hash__ in (None, object.__hash__, Tensor.__hash__):
         raise ValueError(
-            f"group_ids[{row}]={group!r} is not allowed: a {type(group).__name__} is not compared by its value; "
+            f"group_ids[{row}]={group!r} is not allowed: a {type(group).__name__} is not hashed by its value; "
             "allowed: numbers, strings, and tuples of them"
         )
     if group != group:
@@ -71,15 +76,17 @@ def group_advantages(
 
     Args:
         scores: (B,) outcome scores, floating point or integer: s, or s - eta K for anchor="reference".
-        group_ids: (B,) equal for the responses to one prompt: a tensor, or an array or sequence of anything hashable.
-        config: eta, partition and anchor are used, and for "balanced" the divergence; LADConfig() if None.
+        group_ids: (B,) equal for the responses to one prompt: a tensor, an array or a sequence. Ids are compared by
+            their value: numbers, strings, UUIDs, 0-dim tensors, tuples of them.
+        config: eta, partition and anchor are used, and for "balanced" the divergence with its alpha and
+            max_log_weight; LADConfig() if None.
         norm_by_std: divide by the group's standard deviation; without effect for anchor="reference".
 
     Returns:
         (B,) advantages in the floating type of scores (float32 for integers), computed in float64.
 
     Raises:
-        ValueError: on shapes that do not fit, and on group ids that cannot be compared.
+        ValueError: on shapes that do not fit, and on group ids that are None, NaN, or not hashed by their value.
     """
     config = config or LADConfig()
     if scores.dim() != 1:
@@ -96,5 +103,6 @@ def group_advantages(
         variance = groups.sum(A.square()) / (groups.count - 1).clamp_(min=1)
         A = A / groups.spread(variance.sqrt().masked_fill_(single, 1.0) + STD_EPSILON)
     if config.constant != "none":
-        A = A - config.eta * groups.spread(group_constant(A / config.eta, groups, config))
+        v = A / config.eta
+        A = config.eta * (v - groups.spread(group_constant(v, groups, config)))
     return A.to(dtype)

@@ -1,7 +1,7 @@
 """The constant that is subtracted from v = A / eta in each group of responses to one prompt.
 
-Any constant leaves the minimiser of a strictly convex divergence where it is (docs/theory.md). The constant decides
-the variance: with partition="balanced" the weights g of a group sum to zero at rho = 1, as GRPO's advantages do.
+A constant leaves the minimiser of a strictly convex divergence where it is (docs/theory.md, 2.1). It decides the
+variance: with partition="balanced" the weights g of a group sum to zero at rho = 1, as GRPO's advantages do.
 """
 
 import torch
@@ -10,10 +10,8 @@ from torch import Tensor
 from verl_lad.objective.config import LADConfig
 from verl_lad.objective.divergences import Divergence, get_divergence
 
-LARGEST_REGISTERED = 42.0
-"""Bound on |d| for a registered divergence, whose f' is known to be finite up to here only."""
-BISECTIONS = 70
-"""Halvings of the widest bracket, 2e10 at eta = 1e-6, that leave less than a rounding of float64."""
+HALVINGS = 64
+"""Halvings of a bracket: 2^-64 of it is less than the rounding of v in float64."""
 
 
 class Groups:
@@ -46,27 +44,25 @@ class Groups:
 
 
 def group_constant(v: Tensor, groups: Groups, config: LADConfig) -> Tensor:
-    """Return b, the (groups,) constants to subtract from v for config.constant "group" or "balanced".
+    """Return b, the constants to subtract from v for config.constant "group" or "balanced".
 
-    group: b = log mean exp v, so that exp(v - b) has mean one in the group. balanced: the b with
-    mean f'(exp(b - v)) = 0, unique where f is strictly convex; for tv, the midpoint of the medians.
+    group: b = log mean exp v, so that exp(v - b) has mean one in the group. balanced: see `balance`; for tv, whose f'
+    is a step, `middle_of_medians`.
 
     Args:
         v: (B,) float64, A / eta.
         groups: of the rows.
-        config: constant, divergence and alpha are used.
+        config: its constant, divergence, alpha and max_log_weight are used.
+
+    Returns:
+        (groups,) float64.
     """
     if config.constant == "group":
         return log_mean_exp(v, groups)
     divergence = get_divergence(config.divergence, config.alpha)
-    if divergence.order == 1.0:
-        return groups.mean(v)
-    if divergence.order is not None:
-        power = 1.0 - divergence.order
-        return log_mean_exp(power * v, groups) / power
     if divergence.name == "tv":
         return middle_of_medians(v, groups)
-    return balance(v, groups, divergence)
+    return balance(v, groups, divergence, config.max_log_weight)
 
 
 def log_mean_exp(v: Tensor, groups: Groups) -> Tensor:
@@ -83,15 +79,18 @@ def middle_of_medians(v: Tensor, groups: Groups) -> Tensor:
     return (ordered[first + (groups.count - 1) // 2] + ordered[first + groups.count // 2]) / 2
 
 
-def balance(v: Tensor, groups: Groups, divergence: Divergence) -> Tensor:
-    """Return the (groups,) roots b of sum f'(exp(b - v)), which increases in b, by bisection between min and max v."""
+def balance(v: Tensor, groups: Groups, divergence: Divergence, max_log_weight: float) -> Tensor:
+    """Return the (groups,) constants b with which the weights of a group sum to zero at rho = 1, by bisection.
+
+    The weight of a sample is f'(exp(-u)), u = v - b, with u limited as in the loss. It increases in b, from at most 0
+    for every sample at b = min v to at least 0 at b = max v. The root is unique where f is strictly convex, unless the
+    limit holds for all samples of the group: the loss is then the same for every root.
+    """
     low, high = groups.extreme(v, "amin"), groups.extreme(v, "amax")
-    zero = torch.zeros_like(v)
-    for _ in range(BISECTIONS):
-        middle = low + (high - low) / 2
-        u = v - groups.spread(middle)
-        if divergence.f is None:
-            u = u.clamp(-LARGEST_REGISTERED, LARGEST_REGISTERED)
-        too_high = groups.sum(divergence.weight(zero, u)) > 0  # f'(exp(-u)) is the weight at rho = 1
-        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
-    return low + (high - low) / 2
+    rho_one = torch.zeros_like(v)
+    for _ in range(HALVINGS):
+        b = low + (high - low) / 2
+        u = divergence.saturate(v - groups.spread(b), max_log_weight)
+        too_high = groups.sum(divergence.weight(rho_one, u)) > 0
+        low, high = torch.where(too_high, low, b), torch.where(too_high, b, high)
+    return low
