@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("RESULTS", Path(__file__).parent / "results"))
 PACKAGES = ("verl-lad", "verl", "torch", "liger-kernel")
 
 
@@ -43,6 +43,16 @@ def interleaved_seconds(
     return seconds
 
 
+def clock_of(device: str) -> Callable[[], float]:
+    """CPU time, or on a GPU wall-clock time once all that was started there has ended."""
+
+    def when_done() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return time.process_time if device == "cpu" else when_done
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, and the quartiles, which say how far it can be trusted."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
@@ -59,7 +69,7 @@ def ratios(seconds: Mapping[str, Sequence[float]], ours: str, inverse: bool = Fa
     }
 
 
-def peak_bytes(run: Callable[[], object], warm_up: bool = True) -> int:
+def peak_bytes(run: Callable[[], object], warm_up: bool = True, device: str = "cpu") -> int:
     """The most that was allocated at one time while `run` ran, beyond what was there before.
 
     From the record that torch's allocator keeps under the profiler, so the number is the same in every run: all
@@ -69,6 +79,11 @@ def peak_bytes(run: Callable[[], object], warm_up: bool = True) -> int:
     if warm_up:
         run()
     gc.collect()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as record:
         run()
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -90,6 +105,7 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = None
     return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -122,7 +122,7 @@ def _check_names(root: DictConfig, names: dict[str, Any]) -> None:
     external_lib = _get(root, EXTERNAL_LIB)
     for key, name in names.items():
         registry = ADV_ESTIMATOR_REGISTRY if key == ESTIMATOR else POLICY_LOSS_REGISTRY
-        if isinstance(name, str) and name in registry:
+        if (isinstance(name, str) and name in registry) or (key == LOSS_MODE and name == names[POLICY_LOSS]):
             continue
         message = (
             f"{key}={name!r} is not allowed: verl holds {', '.join(sorted(registry))}. For a name of your own, have "
