@@ -3,8 +3,8 @@
 `make matrix MATRIX='--python python3.12 --releases 0.9.1'` does so under another Python.
 
 Each release has an environment of its own: what pip resolves for it today, with the torch that `make install` took, and
-this checkout. Before 0.9.0, which has no plugins, the checks run twice: with VERL_USE_EXTERNAL_MODULES, and without it
-after `verl-lad patch apply`.
+this checkout. verl before 0.9.0 has no plugins. There the checks run twice: with VERL_USE_EXTERNAL_MODULES, and without
+it after the release's patch of patches/ was applied.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 RELEASES = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
 CHECKS = {
     "registration": ("test_registration",),
-    "composition": ("test_composition", "test_bad_settings", "test_the_bypass_mode"),
+    "composition": ("test_composition", "test_bad_settings", "test_a_name", "test_the_bypass_mode"),
     "dataclasses": ("test_dataclasses",),
     "ppo_loss gradient": ("test_gradient",),
 }
@@ -36,7 +36,7 @@ NAMED = ("torch", "tensordict", "transformers", "hydra-core", "numpy", "ray")
 
 
 def install(release: str, directory: Path, base: str) -> Path:
-    """Makes the release's environment of the Python `base` in the directory, unless it is there; returns its Python."""
+    """Make the release's environment of the Python `base` in the directory, unless it is there; return its Python."""
     python, done = directory / "bin" / "python", directory / "done"
     if not done.exists() or done.read_text() != base:
         subprocess.run([base, "-m", "venv", "--clear", str(directory)], check=True)
@@ -51,7 +51,7 @@ def install(release: str, directory: Path, base: str) -> Path:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """The Python, and what pip resolved for the release, of the packages that the checks touch."""
+    """Return the version of Python and of each package that the checks touch."""
     code = (
         "import json, platform; from importlib.metadata import version; "
         f"print(json.dumps({{'Python': platform.python_version(), **{{n: version(n) for n in {NAMED}}}}}))"
@@ -60,13 +60,16 @@ def versions(python: Path) -> dict[str, str]:
     return found
 
 
-def patch(action: str, python: Path) -> None:
-    """`verl-lad patch ACTION` in that environment."""
-    subprocess.run([python, "-m", "verl_lad.cli.main", "patch", action], check=True, cwd=python.parent)
+def patch(release: str, python: Path, *options: str) -> None:
+    """Apply the release's patch to that environment, as patches/README.md says; with --reverse, take it back."""
+    code = "import importlib.util, os; print(os.path.dirname(os.path.dirname(importlib.util.find_spec('verl').origin)))"
+    packages = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    file = ROOT / "patches" / f"verl-{release}.patch"
+    subprocess.run(["patch", "-p1", "--directory", packages, "--input", str(file), *options], check=True)
 
 
 def check(python: Path, junit: Path, modules: str | None) -> dict[str, str]:
-    """Runs test_release.py; for each of CHECKS "12 passed", or "3 of 12 failed"."""
+    """Run test_release.py; return "12 passed" or "3 of 12 failed" for each of CHECKS."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VERL_USE_EXTERNAL")}
     environment["OMP_NUM_THREADS"] = "1"
     if modules is not None:
@@ -84,7 +87,7 @@ def check(python: Path, junit: Path, modules: str | None) -> dict[str, str]:
 
 
 def main() -> int:
-    """Installs, checks, prints and writes; exit status 1 if anything failed."""
+    """Install, check, print and write; exit with status 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "matrix")
     parser.add_argument("--python", default=sys.executable, help="whose environments; default: this one")
@@ -99,12 +102,12 @@ def main() -> int:
         runs = [("entry point", None)] if has_plugins else [("VERL_USE_EXTERNAL_MODULES", PLUGIN), ("patched", None)]
         for found_by, modules in runs:
             if found_by == "patched":
-                patch("apply", python)
+                patch(release, python)
             try:
                 results = check(python, output / "junit.xml", modules)
             finally:
                 if found_by == "patched":
-                    patch("revert", python)
+                    patch(release, python, "--reverse")
             rows.append({"verl": release, "found_by": found_by, "results": results, "versions": versions(python)})
     record = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

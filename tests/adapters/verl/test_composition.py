@@ -40,7 +40,7 @@ def stock():
         cwd=TESTS,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
