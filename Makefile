@@ -30,6 +30,8 @@ $(VENV)/.installed: Makefile pyproject.toml recipes/cpu_demo/requirements.txt re
 	$(BIN)/pip install --quiet -e '.[cpu,report,test]' -c recipes/cpu_demo/constraints.txt
 	# SkyRL asks for Python 3.12; tests/adapters/skyrl/__init__.py says what it takes to import it in 3.11.
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
+	# The releases that patches/ has a patch for, as they are: tests/patches applies the patches to copies.
+	for release in 0.7.1 0.8.0; do $(BIN)/pip download --quiet --no-deps --dest $(VENV)/released verl==$$release || exit 1; done
 	touch $@
 
 lint: install

@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034  # sourced by the recipes, which use ALGORITHM
-# ALGO, and the variables below, to the array ALGORITHM: all in which one run of a recipe differs from another.
-# Behind each value is where it comes from:
-#   [paper]  reported of LAD, arXiv 2602.20132 (we hold the abstract and notes on it, not its text)
+# Turn ALGO and the variables below into the array ALGORITHM: all in which one run of a recipe differs from another.
+# Each value names its source:
+#   [paper]  reported of LAD, arXiv 2602.20132 (known here by its abstract and by notes on it, not by its text)
 #   [verl]   verl's default, or the example named
-#   [ours]   chosen by us, not measured at this scale
+#   [ours]   this project's choice, not measured at this scale
 
 ETA=${ETA:-}                                    # lad 0.25 [paper: 1/eta = 4]; lad_anchored 0.125 [ours: the demo's]
 DIVERGENCE=${DIVERGENCE:-js}                    # [paper]

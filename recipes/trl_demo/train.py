@@ -1,4 +1,4 @@
-"""The demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+"""Train on the demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
 
 Writes what verl would: validation/<step>.jsonl and metrics.jsonl, a step being one generation and its updates. So
 `verl-lad report` reads both trainers alike.
@@ -28,7 +28,7 @@ TRAINERS = {
     "lad_anchored": (LADTrainer, LADTrainerConfig),
     "grpo": (GRPOTrainer, GRPOConfig),
 }
-VERLS_NAMES = {
+VERL_NAMES = {
     "reward": "critic/score/mean",
     "entropy": "actor/entropy",
     "grad_norm": "actor/grad_norm",
@@ -38,7 +38,7 @@ VERLS_NAMES = {
 
 @dataclass
 class Demo:
-    """The arguments that are not TRL's."""
+    """Arguments of this program, beside TRL's."""
 
     assets: str
     test_freq: int
@@ -46,7 +46,7 @@ class Demo:
 
 
 class Record(TrainerCallback):
-    """Validates before training and every test_freq steps, and keeps the metrics."""
+    """Validate before training and every test_freq steps, and keep the metrics."""
 
     def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
         self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)
@@ -63,13 +63,13 @@ class Record(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" in logs:
-            data = {VERLS_NAMES.get(name, f"actor/{name}"): value for name, value in logs.items()}
+            data = {VERL_NAMES.get(name, f"actor/{name}"): value for name, value in logs.items()}
             with (self.directory / "metrics.jsonl").open("a") as file:
                 print(json.dumps({"step": state.global_step // self.updates, "data": data}), file=file)
 
     @torch.no_grad()
     def validate(self, model: PreTrainedModel, step: int) -> None:
-        """Samples of every prompt, as verl dumps them; and the policy's exact statistics, to the console."""
+        """Write samples of every prompt as verl dumps them, and print the policy's exact statistics."""
         model.eval()
         prompts = self.encoder.prompts.repeat_interleave(self.demo.val_samples, dim=0)
         made = model.generate(
@@ -95,6 +95,7 @@ def reward(completions: list[list[dict[str, str]]], ground_truth: list[str], **_
 
 
 def main() -> None:
+    """Train."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--algo", choices=TRAINERS, required=True)
     algo, others = first.parse_known_args()

@@ -8,9 +8,11 @@ verl's contract costs any loss that does so.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 
-from measure import clock_of, interleaved_seconds, markdown_table, peak_bytes, ratio_text, ratios, spread, write_results  # isort: skip
+from measure import cuda_clock, cuda_peak_bytes, interleaved_seconds, markdown_table, peak_bytes, ratio_text  # isort: skip
+from measure import ratios, spread, write_results  # isort: skip
 
 import torch
 from torch import Tensor
@@ -78,8 +80,9 @@ def step(loss_mode: str, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
 def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, device: str) -> dict[str, object]:
     batch = micro_batch(*shape, dtype, device)
     contenders = {name: step(name, batch) for name in (OURS, *THEIRS, NONE)}
-    seconds = interleaved_seconds(contenders, rounds, clock_of(device))
-    peaks = {name: peak_bytes(run, device=device) for name, run in contenders.items()}
+    on_gpu = device == "cuda"
+    seconds = interleaved_seconds(contenders, rounds, cuda_clock if on_gpu else time.process_time)
+    peaks = {name: (cuda_peak_bytes if on_gpu else peak_bytes)(run) for name, run in contenders.items()}
     return {
         "shape": shape,
         "dtype": str(dtype).removeprefix("torch."),

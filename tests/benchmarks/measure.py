@@ -43,16 +43,6 @@ def interleaved_seconds(
     return seconds
 
 
-def clock_of(device: str) -> Callable[[], float]:
-    """CPU time, or on a GPU wall-clock time once all that was started there has ended."""
-
-    def when_done() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return time.process_time if device == "cpu" else when_done
-
-
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, and the quartiles, which say how far it can be trusted."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
@@ -69,7 +59,7 @@ def ratios(seconds: Mapping[str, Sequence[float]], ours: str, inverse: bool = Fa
     }
 
 
-def peak_bytes(run: Callable[[], object], warm_up: bool = True, device: str = "cpu") -> int:
+def peak_bytes(run: Callable[[], object], warm_up: bool = True) -> int:
     """The most that was allocated at one time while `run` ran, beyond what was there before.
 
     From the record that torch's allocator keeps under the profiler, so the number is the same in every run: all
@@ -79,11 +69,6 @@ def peak_bytes(run: Callable[[], object], warm_up: bool = True, device: str = "c
     if warm_up:
         run()
     gc.collect()
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as record:
         run()
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -92,6 +77,23 @@ def peak_bytes(run: Callable[[], object], warm_up: bool = True, device: str = "c
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+def cuda_clock() -> float:
+    """Wall-clock seconds, read when the GPU has done all that it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def cuda_peak_bytes(run: Callable[[], object]) -> int:
+    """As `peak_bytes`, on a GPU, for a `run` that has run before: compiled, and with cuBLAS's workspaces in place."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def machine() -> dict[str, Any]:
@@ -105,8 +107,8 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = None
     return {
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": versions,
@@ -115,11 +117,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, results: object) -> None:
-    """Writes results/<name>.json, with the machine."""
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine(), "results": results}, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+def write_results(name: str, results: object, output: Path | None = None) -> None:
+    """Writes results/<name>.json, or `output` if given, with the machine."""
+    output = output or RESULTS / f"{name}.json"
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

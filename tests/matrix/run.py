@@ -3,8 +3,8 @@
 `make matrix MATRIX='--python python3.12 --releases 0.9.1'` does so under another Python.
 
 Each release has an environment of its own: what pip resolves for it today, with the torch that `make install` took, and
-this checkout. verl before 0.9.0 has no plugins. There the checks run twice: with VERL_USE_EXTERNAL_MODULES, and without
-it after the release's patch of patches/ was applied.
+this checkout. Before 0.9.0, which has no plugins, the checks run twice: with VERL_USE_EXTERNAL_MODULES, and without it
+after `patch -p1 < patches/verl-RELEASE.patch`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NAMED = ("torch", "tensordict", "transformers", "hydra-core", "numpy", "ray")
 
 
 def install(release: str, directory: Path, base: str) -> Path:
-    """Make the release's environment of the Python `base` in the directory, unless it is there; return its Python."""
+    """Makes the release's environment of the Python `base` in the directory, unless it is there; returns its Python."""
     python, done = directory / "bin" / "python", directory / "done"
     if not done.exists() or done.read_text() != base:
         subprocess.run([base, "-m", "venv", "--clear", str(directory)], check=True)
@@ -51,7 +51,7 @@ def install(release: str, directory: Path, base: str) -> Path:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """Return the version of Python and of each package that the checks touch."""
+    """The Python, and what pip resolved for the release, of the packages that the checks touch."""
     code = (
         "import json, platform; from importlib.metadata import version; "
         f"print(json.dumps({{'Python': platform.python_version(), **{{n: version(n) for n in {NAMED}}}}}))"
@@ -61,15 +61,15 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def patch(release: str, python: Path, *options: str) -> None:
-    """Apply the release's patch to that environment, as patches/README.md says; with --reverse, take it back."""
-    code = "import importlib.util, os; print(os.path.dirname(os.path.dirname(importlib.util.find_spec('verl').origin)))"
-    packages = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-    file = ROOT / "patches" / f"verl-{release}.patch"
-    subprocess.run(["patch", "-p1", "--directory", packages, "--input", str(file), *options], check=True)
+    """Apply the release's patch to the verl of that environment; revert it with the option --reverse."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
+    site_packages = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    command = ["patch", "-p1", *options, f"--input={ROOT / 'patches' / f'verl-{release}.patch'}"]
+    subprocess.run(command, check=True, cwd=site_packages)
 
 
 def check(python: Path, junit: Path, modules: str | None) -> dict[str, str]:
-    """Run test_release.py; return "12 passed" or "3 of 12 failed" for each of CHECKS."""
+    """Runs test_release.py; for each of CHECKS "12 passed", or "3 of 12 failed"."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VERL_USE_EXTERNAL")}
     environment["OMP_NUM_THREADS"] = "1"
     if modules is not None:
@@ -87,7 +87,7 @@ def check(python: Path, junit: Path, modules: str | None) -> dict[str, str]:
 
 
 def main() -> int:
-    """Install, check, print and write; exit with status 1 if anything failed."""
+    """Installs, checks, prints and writes; exit status 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "matrix")
     parser.add_argument("--python", default=sys.executable, help="whose environments; default: this one")
