@@ -7,17 +7,18 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import verl_lad
-from verl_lad.adapters.verl import doctor
+from verl_lad.adapters.verl import cluster, doctor
 from verl_lad.cli.doctor import Finding, format_findings
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1300)
 
-SECONDS = 360
-"""A net, not an expectation: on shared cores a run of the doctor with Ray has taken 190 s instead of 30."""
+SECONDS = 1200
+"""For one run of the doctor. A net, not an expectation: one with Ray takes 30 s, on shared cores 190 s."""
 PACKAGE = Path(verl_lad.__file__).resolve().parent
 DOCTOR = ("-m", "verl_lad.cli.main", "doctor", "--json")
 DOCTOR_WITHOUT_VERL = (
@@ -87,10 +88,9 @@ def broken_copy(tmp_path_factory) -> Path:
 def test_this_environment_is_ready(healthy):
     assert (healthy.exit_status, healthy.ok) == (0, True), format_findings(list(healthy.findings.values()))
     assert healthy.names("broken") == healthy.names("warning") == []
-    local = [name for name in healthy.findings if not name.startswith("ray worker")]
-    assert local == [
+    assert list(healthy.findings) == [
         *("verl-lad", "python", "verl", "torch", "ray", "hydra-core", "omegaconf", "vllm", "transformers"),
-        *("discovery", *PLUGIN_CHECKS, "command line", "math reward", "sandbox"),
+        *("discovery", *PLUGIN_CHECKS, "command line", "ray worker", "math reward", "sandbox"),
     ]
 
 
@@ -101,12 +101,25 @@ def test_versions_and_places_are_named(healthy):
 
 
 def test_fresh_ray_worker_has_lad_of_the_same_version(healthy):
-    assert [name for name in healthy.findings if name.startswith("ray worker")] == [
-        "ray worker",
-        *(f"ray worker: {name}" for name in PLUGIN_CHECKS),
-    ]
-    assert f"verl-lad {verl_lad.__version__} in {PACKAGE}" in healthy["ray worker"].detail
-    assert {finding.status for name, finding in healthy.findings.items() if name.startswith("ray")} == {"ok"}
+    assert healthy["ray worker"] == Finding("ray worker", "ok", f"verl-lad {verl_lad.__version__}")
+
+
+@pytest.mark.parametrize(
+    ("address", "trains", "name", "status"),
+    [
+        ("local", False, "ray worker", "broken"),
+        ("auto", True, "ray node 10.0.0.2 (ab12)", "broken"),
+        ("auto", False, "ray node 10.0.0.2 (ab12)", "warning"),
+    ],
+)
+def test_a_node_without_lad_is_named_with_what_to_do(monkeypatch, address, trains, name, status):
+    ray = SimpleNamespace(init=lambda **_: None, shutdown=lambda: None)
+    node = cluster.Node("10.0.0.2 (ab12)", trains, "verl 0.9.1 finds no verl-lad")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(cluster, "look_into_nodes", lambda: [node])
+    (finding,) = doctor._examine_ray(address)
+    assert (finding.name, finding.status, finding.detail) == (name, status, node.complaint)
+    assert f"pip install --no-deps verl-lad=={verl_lad.__version__}" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -120,13 +133,6 @@ def test_switched_off_discovery_names_the_variable_and_the_remedy(tmp_path, valu
     assert "unset VERL_USE_EXTERNAL_PLUGINS" in screen["discovery"].remedy
     assert with_lad in screen["discovery"].remedy
     assert screen["command line"].status == "warning"
-
-
-@pytest.mark.parametrize(("version", "status"), [("1.12.0", "ok"), ("1.13.0", "broken"), ("1.16.0", "broken")])
-def test_a_trl_that_verls_workers_cannot_import_from_is_named(version, status):
-    (finding,) = doctor._examine_trl(version)
-    assert (finding.status, version in finding.detail) == (status, True)
-    assert status == "ok" or "environments of their own" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -148,6 +154,27 @@ def test_discovery_reads_the_variables_as_verl_does(monkeypatch, plugins, module
     assert finding.status == status
 
 
+@pytest.mark.parametrize(
+    ("modules", "loaded", "status", "words"),
+    [
+        ("", False, "broken", "patches/"),
+        (f"other,{doctor.PLUGIN}", True, "ok", "VERL_USE_EXTERNAL_MODULES"),
+        ("", True, "ok", "entry point"),  # a patched verl
+    ],
+)
+def test_a_verl_without_plugins_needs_the_variable_or_a_patch(monkeypatch, modules, loaded, status, words):
+    monkeypatch.delenv("VERL_USE_EXTERNAL_PLUGINS", raising=False)
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", modules)
+    monkeypatch.setattr(sys, "modules", {**sys.modules, doctor.PLUGIN: sys} if loaded else without_plugin())
+    (finding,) = doctor._examine_discovery("0.8.0")
+    assert finding.status == status
+    assert words in (finding.remedy or finding.detail)
+
+
+def without_plugin() -> dict:
+    return {name: module for name, module in sys.modules.items() if name != doctor.PLUGIN}
+
+
 def test_package_on_pythonpath_alone_is_not_discovered(tmp_path):
     site = tmp_path / "site"
     site.mkdir()
@@ -160,8 +187,6 @@ def test_package_on_pythonpath_alone_is_not_discovered(tmp_path):
     assert screen.names("broken") == ["discovery", *PLUGIN_CHECKS]
     assert "no installed distribution has the entry point" in screen["discovery"].detail
     assert "pip install" in screen["discovery"].remedy
-    assert screen["verl-lad"].status == "warning"
-    assert "not installed" in screen["verl-lad"].detail
 
 
 def test_old_verl_is_to_be_upgraded(tmp_path):
@@ -193,13 +218,11 @@ def test_verl_that_fails_to_import_is_a_finding_with_its_cause(tmp_path):
     assert f"{tmp_path / 'verl/__init__.py'}:2" in screen["verl"].detail
 
 
-def test_second_copy_and_plugin_that_fails_to_load_are_named(tmp_path, broken_copy):
+def test_plugin_that_fails_to_load_is_named_with_its_cause(tmp_path, broken_copy):
     screen = Screen(run_python(tmp_path, *DOCTOR, PYTHONPATH=str(broken_copy)))
     assert_not_ready(screen)
-    assert screen.names("broken") == ["verl-lad", *PLUGIN_CHECKS]
-    assert "second copy" in screen["verl-lad"].detail
+    assert screen.names("broken") == list(PLUGIN_CHECKS)
     assert str(broken_copy / "verl_lad") in screen["verl-lad"].detail
-    assert str(PACKAGE) in screen["verl-lad"].detail
     assert "ModuleNotFoundError: No module named 'verl_lad.adapters.verl.policy_loss'" in screen["plugin"].detail
     assert "reinstall" in screen["plugin"].remedy
 
@@ -219,38 +242,6 @@ def test_import_verl_survives_a_broken_plugin_and_warns_loudly(tmp_path, broken_
     assert "verl-lad could not load" in done.stderr
     assert "No module named 'verl_lad.adapters.verl.policy_loss'" in done.stderr
     assert "verl-lad doctor" in done.stderr
-
-
-def test_second_distribution_with_our_entry_point_is_named(tmp_path):
-    fork = tmp_path / "verl_lad_fork-0.3.dist-info"
-    fork.mkdir()
-    (fork / "METADATA").write_text("Metadata-Version: 2.1\nName: verl-lad-fork\nVersion: 0.3\n")
-    (fork / "entry_points.txt").write_text(f"[verl.plugins]\nlad = {doctor.PLUGIN}\n")
-    screen = Screen(run_python(tmp_path, *DOCTOR_WITHOUT_VERL, PYTHONPATH=str(tmp_path)))
-    assert_not_ready(screen)
-    assert screen["verl-lad"].status == "broken"
-    assert "verl-lad-fork 0.3" in screen["verl-lad"].detail
-    assert f"verl-lad {verl_lad.__version__} in {PACKAGE}" in screen["verl-lad"].detail
-
-
-def test_metadata_left_in_the_checkout_by_a_build_is_no_second_copy(tmp_path, monkeypatch):
-    left = tmp_path / "verl_lad.egg-info"
-    left.mkdir()
-    (left / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: verl-lad\nVersion: 0.0.9\n")
-    (tmp_path / "verl_lad").symlink_to(PACKAGE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert any(copy.version == "0.0.9" for copy in doctor._installed_copies())
-    assert [finding.status for finding in doctor._examine_copies()] == ["ok"]
-
-
-def test_another_copy_in_the_working_directory_is_named(tmp_path, monkeypatch):
-    (tmp_path / "verl_lad").mkdir()
-    (tmp_path / "verl_lad/__init__.py").touch()
-    monkeypatch.chdir(tmp_path)
-    (finding,) = doctor._examine_copies()
-    assert finding.status == "broken"
-    assert str(tmp_path / "verl_lad") in finding.detail
 
 
 def test_name_that_another_package_took_is_named_with_its_owner(tmp_path):
@@ -276,12 +267,12 @@ def test_name_that_another_package_took_is_named_with_its_owner(tmp_path):
         ),
         ("import nonsuch_module", "No module named 'nonsuch_module'", "pip install cachetools"),
         ("print('loss_mode: vanilla')", f"without _target_: {doctor.POLICY_LOSS_TARGET}", "--info searchpath"),
-        ("import time; time.sleep(60)", "TimeoutExpired", "reinstall"),
+        ("import time; time.sleep(600)", "TimeoutExpired", "reinstall"),
     ],
 )
 def test_failed_composition_says_what_failed(monkeypatch, script, reason, remedy):
     monkeypatch.setattr(doctor, "COMPOSE", ["-S", "-c", script])
-    monkeypatch.setattr(doctor, "COMPOSE_SECONDS", 5)
+    monkeypatch.setattr(doctor, "COMPOSE_SECONDS", 5 if reason == "TimeoutExpired" else 250)
     (finding,) = doctor._guarded("command line", doctor.REINSTALL, doctor._examine_composition)
     assert finding.status == "broken"
     assert reason in finding.detail
@@ -293,18 +284,6 @@ def test_missing_rollout_engine_and_tokenizers_are_warnings_only(monkeypatch):
     statuses = {finding.name: finding.status for finding in doctor._examine_versions()}
     assert {name for name, status in statuses.items() if status == "warning"} == {"vllm", "transformers"}
     assert {name for name, status in statuses.items() if status == "broken"} == {"ray"}
-
-
-def test_ray_worker_with_another_copy_is_broken():
-    healthy_owners = dict(doctor.OURS)
-    driver = doctor.ProcessState(("0.1.0", "/a"), ("0.9.1", "/v"), False, True, None, healthy_owners)
-    worker = doctor.ProcessState(
-        ("0.0.9", "/b"), ("0.9.1", "/v"), False, True, None, {**healthy_owners, "policy loss": None}
-    )
-    findings = {finding.name: finding for finding in doctor._compare_worker(driver, worker)}
-    assert findings["ray worker"].status == "broken"
-    assert "verl-lad 0.0.9 in /b" in findings["ray worker"].detail
-    assert findings["ray worker: policy loss"].status == "broken"
 
 
 def test_exception_that_no_check_foresaw_is_a_finding_with_its_place():

@@ -28,7 +28,7 @@ def complaints(run_dir: Path, log: str, steps: int, ranks: int, max_rollout_kl: 
     if len(trained) != steps:
         found.append(f"{len(trained)} training steps, not {steps}")
     for step, (_, metrics) in enumerate(trained, start=1):
-        for name in METRIC_NAMES:
+        for name in METRIC_NAMES.values():
             if not math.isfinite(metrics.get(name, math.nan)):
                 found.append(f"step {step}: metric {name} is {metrics.get(name, 'missing')}")
         if not 0 < metrics["actor/grad_norm"] < math.inf:

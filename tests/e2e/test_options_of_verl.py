@@ -17,11 +17,10 @@ OPTIONS = (
     f"{ACTOR}.ppo_epochs=2",
     f"{ACTOR}.use_dynamic_bsz=True",
     f"{ACTOR}.ppo_max_token_len_per_gpu=512",
-    "algorithm.lad.compile=True",
 )
 
 
-def test_lad_trains_healthily_with_kl_loss_dynamic_batches_two_epochs_and_a_compiled_loss(tmp_path):
+def test_lad_trains_healthily_with_kl_loss_dynamic_batches_and_two_epochs(tmp_path):
     run_dir, status, log = run_demo(tmp_path, "run", "lad", 3, *OPTIONS, N_GPUS="1")
     assert status == 0, log[-3000:]
     assert complaints(run_dir, log, steps=3, ranks=1) == []

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 RELEASES = ("0.7.1", "0.8.0", "0.9.0", "0.9.1")
 CHECKS = {
     "registration": ("test_registration",),
-    "composition": ("test_composition", "test_bad_settings", "test_the_bypass_mode"),
+    "composition": ("test_composition", "test_bad_settings", "test_a_name", "test_the_bypass_mode"),
     "dataclasses": ("test_dataclasses",),
     "ppo_loss gradient": ("test_gradient",),
 }

@@ -1,4 +1,4 @@
-"""What `verl-lad doctor` prints. The checks are the adapter's, and those of the recipes' rewards."""
+"""Print what `verl-lad doctor` finds: the adapter's checks, and those of the recipes' rewards."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ LABELS = {"ok": "ok", "warning": "WARNING", "broken": "BROKEN"}
 
 
 def examine(ray_address: str | None) -> list[Finding]:
-    """The adapter's findings, and where LAD itself is ready, whether the recipes' rewards are too.
+    """Return the adapter's findings, and where LAD itself is ready, whether the recipes' rewards are too.
 
     Args:
         ray_address: as for the adapter's `examine`.
@@ -42,7 +42,7 @@ def _examine_sandbox() -> Finding:
 
 
 def format_findings(findings: Sequence[Finding]) -> str:
-    """One screen of text: a line for each finding, below it what to do, and a verdict at the end."""
+    """Format one screen of text: a line for each finding, below it what to do, and a verdict at the end."""
     width = max(len(finding.name) for finding in findings)
     indent = " " * (width + 11)
     lines = []

@@ -72,7 +72,7 @@ def check(case: Case) -> None:
     before = {name: x.clone() for name, x in given.items()}
     loss, metrics, gradient = run(given, weights)
     assert loss.isfinite()
-    assert set(metrics) == set(METRIC_NAMES)
+    assert set(metrics) == set(METRIC_NAMES.values())
     assert all(np.isfinite(value) for value in metrics.values())
     assert not gradient.isnan().any()
     assert not gradient[masked].any()
@@ -80,7 +80,7 @@ def check(case: Case) -> None:
 
     # verl's own aggregation of the loss matrix, as it is defined
     leaf = given["log_prob"].clone().requires_grad_()
-    matrix = lad_loss(leaf, case.old_log_prob, given["advantages"], case.mask, case.config)
+    matrix, _ = lad_loss(leaf, case.old_log_prob, given["advantages"], case.mask, case.config)
     weighted = matrix * (1.0 if weights is None else weights.to(matrix.dtype))
     expected = agg_loss(weighted, case.mask, mode, **global_info)
     size = agg_loss(weighted.detach().abs(), case.mask, mode, **global_info)

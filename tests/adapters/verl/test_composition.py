@@ -40,7 +40,7 @@ def stock():
         cwd=TESTS,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
@@ -114,6 +114,7 @@ def test_anchor_reference_alone_sets_in_reward_kl_and_unnormalised_advantages(co
         "algorithm.adv_estimator=lad",
         "algorithm.lad.anchor=reference",
         "algorithm.lad.eta=0.125",
+        "actor_rollout_ref.rollout.n=4",
     )
     assert {key: OmegaConf.select(config, key) for key in WHEN_ANCHORED} == {
         "algorithm.use_kl_in_reward": True,

@@ -29,11 +29,14 @@ sys.path.insert(0, str(REPOSITORY / "recipes" / "cpu_demo"))
 
 from prepare import make_model, make_tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.timeout(300, func_only=True)  # a test's own work; TIME_LIMIT is that of the fixture `results`
+
 PROMPTS = [3, 3, 3, 3, 5, 5, 5, 5]
 RESPONSES = [6, 1, 4, 3, 2, 6, 5, 3]
 B, P, T = len(PROMPTS), max(PROMPTS), max(RESPONSES)
 WORLD_SIZES = (1, 2)
-TIME_LIMIT = 240
+TIME_LIMIT = 1800
+"""Seconds for the ranks of one run, which do the work of all cases: a net, not an expectation."""
 TOLERANCE = 1e-5
 """Of the largest element of a parameter's gradient: sums in float32 and in another order, against float64."""
 
@@ -109,10 +112,6 @@ CASES = [
         "token, KL loss",
         (*loss_of("token", "token-mean"), *micro_batch(1), f"{ACTOR}.use_kl_loss=True", f"{ACTOR}.kl_loss_coef=0.3"),
         {"ref_log_prob": "ref_log_prob"},
-    ),
-    Case(
-        "sequence, compiled, dynamic batch size",
-        (*loss_of("sequence", MATCHING["sequence"]), *DYNAMIC, *PACKED, "algorithm.lad.compile=True"),
     ),
     Case(
         "sequence, temperature",
@@ -325,7 +324,7 @@ def test_the_gradient_is_that_of_the_global_batch(case, world_size, directory, b
 def test_the_metrics_are_those_of_our_loss(results):
     for by_case in results.values():
         for name, result in by_case.items():
-            missing = set(METRIC_NAMES) - set(result["metrics"])
+            missing = set(METRIC_NAMES.values()) - set(result["metrics"])
             assert not missing, (name, missing)
 
 

@@ -1,5 +1,6 @@
 """`lad` is there after `import verl`, however verl came to be imported."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -12,61 +13,120 @@ import verl_lad
 
 PACKAGE = Path(verl_lad.__file__).parent
 TESTS = Path(__file__).parents[2]
+TIME_LIMIT = 280
+"""Seconds for a process that imports verl: a net, not an expectation."""
 
 FIRST = ["verl", *(f"verl_lad.adapters.verl.{module}" for module in ("plugin", "settings", "policy_loss"))]
 FOUND = """
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
-from verl_lad.adapters.verl import plugin
-assert plugin.load_error is None, plugin.load_error
+import verl_lad.adapters.verl as adapter
+assert adapter.load_error is None, adapter.load_error
 print(get_policy_loss_fn("lad").__name__, get_adv_estimator_fn("lad").__name__)
 """
 
 
 @pytest.mark.parametrize("first", FIRST)
 def test_it_is_registered_whichever_module_a_process_imports_first(first):
-    result = subprocess.run(
-        [sys.executable, "-c", f"import {first}{FOUND}"], capture_output=True, text=True, timeout=120, check=False
-    )
+    result = run_python(f"import {first}{FOUND}")
     assert result.stdout.split() == ["compute_policy_loss_lad", "compute_lad_outcome_advantage"], result.stderr[-2000:]
     assert "could not load" not in result.stderr
 
 
-def test_a_verl_with_a_lad_of_its_own_keeps_it_and_the_process_says_so():
-    code = """
-from verl_lad.adapters.verl.after_import import after_import
+REGISTRIES = "verl.trainer.ppo.core_algos"
+
+
+def run_python(code: str, *path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=path[0] if path else None,  # `-c` puts the working directory in front of PYTHONPATH
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, sys.path)]), **variables},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"import {REGISTRIES} as core_algos",
+        "from verl.trainer.ppo import core_algos",
+        f"import importlib; core_algos = importlib.import_module({REGISTRIES!r})",
+        f"import verl; import {REGISTRIES} as core_algos",
+        f"from verl.workers.utils import losses; import sys; core_algos = sys.modules[{REGISTRIES!r}]",
+        f"import pickle, verl; core_algos = pickle.loads(b'c{REGISTRIES}\\nagg_loss\\n.').__globals__; "
+        "import types; core_algos = types.SimpleNamespace(**core_algos)",
+    ],
+)
+def test_whoever_has_the_registries_finds_lad_in_them(statement):
+    done = run_python(
+        f"{statement}; print('lad' in core_algos.POLICY_LOSS_REGISTRY, 'lad' in core_algos.ADV_ESTIMATOR_REGISTRY)"
+    )
+    assert done.stdout.split() == ["True", "True"], done.stderr[-2000:]
+
+
+def test_no_module_of_the_adapter_imports_itself_by_way_of_others():
+    """Imports within functions included."""
+    package = "verl_lad.adapters.verl"
+    directory = PACKAGE / "adapters" / "verl"
+    imports = {}
+    for path in directory.glob("*.py"):
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == package:
+                names |= {alias.name for alias in node.names if (directory / f"{alias.name}.py").exists()}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+                names.add(node.module.removeprefix(f"{package}."))
+        imports[path.stem] = names - {path.stem}  # cluster.py names itself to have Ray send it by value
+    assert imports["plugin"]
+    while imports:
+        leaves = {name for name, names in imports.items() if not names & set(imports)}
+        assert leaves, imports
+        imports = {name: names for name, names in imports.items() if name not in leaves}
+
+
+def run_with_changed_registries(change: str, tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run the code in a process where `change` was executed on verl's registries before verl loads its plugins."""
+    (tmp_path / "changes_verl.py").write_text(f"from verl.trainer.ppo import core_algos\n{change}")
+    return run_python(code, tmp_path, TESTS, VERL_USE_EXTERNAL_MODULES="changes_verl")
+
+
+def test_a_verl_with_a_lad_of_its_own_keeps_it_and_the_process_says_so(tmp_path):
+    change = """
 def native(): pass
-after_import("verl.trainer.ppo.core_algos", lambda module: module.POLICY_LOSS_REGISTRY.update(lad=native))
-from verl.trainer.ppo.core_algos import get_policy_loss_fn
-from verl_lad.adapters.verl import plugin
-print(get_policy_loss_fn("lad").__name__, plugin.load_error)
+core_algos.POLICY_LOSS_REGISTRY.update(lad=native)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert result.stdout.startswith("native RuntimeError: __main__.native is already registered"), result.stderr[-2000:]
-    assert "could not load" in result.stderr
+    code = """
+from verl.trainer.ppo.core_algos import get_policy_loss_fn
+import verl_lad.adapters.verl as adapter
+print(get_policy_loss_fn("lad").__name__, adapter.load_error)
+"""
+    done = run_with_changed_registries(change, tmp_path, code)
+    expected = "native RuntimeError: changes_verl.native is already registered"
+    assert done.stdout.startswith(expected), done.stderr[-2000:]
+    assert "could not load" in done.stderr
 
 
 RENAMED = {
     "a policy loss's": """
 def vanilla(old_log_prob, log_prob, advantages, mask, loss_agg_mode="", config=None, rollout_is_weights=None): pass
-def change(module): module.POLICY_LOSS_REGISTRY.update(dict.fromkeys(module.POLICY_LOSS_REGISTRY, vanilla))
+core_algos.POLICY_LOSS_REGISTRY.update(dict.fromkeys(core_algos.POLICY_LOSS_REGISTRY, vanilla))
 """,
     "an estimator's": """
 def grpo(rewards, mask, config=None, index=None): pass
-def change(module): module.ADV_ESTIMATOR_REGISTRY.update(dict.fromkeys(module.ADV_ESTIMATOR_REGISTRY, grpo))
+core_algos.ADV_ESTIMATOR_REGISTRY.update(dict.fromkeys(core_algos.ADV_ESTIMATOR_REGISTRY, grpo))
 """,
     "agg_loss's": """
 def agg_loss(loss_mat, mask, loss_agg_mode): pass
-def change(module): module.agg_loss = agg_loss
+core_algos.agg_loss = agg_loss
 """,
 }
 
 
 @pytest.mark.parametrize("renamed", RENAMED)
-def test_a_verl_that_renamed_an_argument_is_refused_before_a_run_begins(renamed):
-    code = f"""
-from verl_lad.adapters.verl.after_import import after_import
-{RENAMED[renamed]}
-after_import("verl.trainer.ppo.core_algos", change)
+def test_a_verl_that_renamed_an_argument_is_refused_before_a_run_begins(renamed, tmp_path):
+    code = """
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
 from adapters.verl.conftest import compose_verl
 from omegaconf import OmegaConf
@@ -74,14 +134,7 @@ print("lad" in POLICY_LOSS_REGISTRY)
 OmegaConf.resolve(compose_verl("ppo_trainer", ["algorithm.adv_estimator=grpo"]))
 OmegaConf.resolve(compose_verl("ppo_trainer", ["algorithm.policy_loss=lad", "algorithm.adv_estimator=grpo"]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_with_changed_registries(RENAMED[renamed], tmp_path, code)
     assert done.returncode == 1
     assert done.stdout == "False\n"
     assert "verl-lad could not load in process" in done.stderr
@@ -89,6 +142,24 @@ OmegaConf.resolve(compose_verl("ppo_trainer", ["algorithm.policy_loss=lad", "alg
     assert "is not the one that verl-lad was written for" in last, done.stderr[-3000:]
     assert "mask" in last
     assert "verl-lad doctor" in last
+
+
+def test_an_error_of_the_registration_is_loud_and_kept_for_the_doctor():
+    code = f"""
+import sys
+sys.modules["verl_lad.adapters.verl.settings"] = None
+import verl
+import {REGISTRIES} as core_algos
+import verl_lad.adapters.verl as adapter
+print("lad" in core_algos.POLICY_LOSS_REGISTRY, "lad" in core_algos.ADV_ESTIMATOR_REGISTRY)
+print(adapter.load_error)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("False False\n")
+    assert "settings" in done.stdout
+    assert "verl-lad could not load" in done.stderr
+    assert "verl-lad doctor" in done.stderr
 
 
 FILES = [
@@ -129,15 +200,7 @@ OmegaConf.resolve(config)
 omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 print("would train")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), *filter(None, sys.path)])},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(code, tmp_path, TESTS)
     assert done.returncode == 1, (done.stdout, done.stderr[-2000:])
     assert "would train" not in done.stdout
     return done

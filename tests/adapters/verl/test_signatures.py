@@ -101,7 +101,7 @@ def test_hydra():
 
 
 def test_fsdp_workers_import_a_value_head_from_trl_where_there_is_one():
-    """What `verl-lad doctor` refuses a newer TRL for."""
+    """So verl and TRL >= 1.13 do not share an environment (docs/frameworks.md)."""
     from verl.models.transformers import monkey_patch
 
     source = inspect.getsource(monkey_patch.apply_monkey_patch)

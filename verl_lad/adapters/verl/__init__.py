@@ -1,21 +1,27 @@
-"""LAD in verl (0.7.1 and newer), with no fork of verl.
+"""LAD in verl (0.7.1 and newer), without a fork of verl.
 
-plugin.py          what `import verl` loads: registers all of the following, and is loud when it cannot
+plugin.py          registers all of the following; `import verl` imports it
 policy_loss.py     the policy loss `lad`
 advantage.py       the advantage estimator `lad`
-composition.py     Hydra: verl's own ppo_trainer, with our keys in it
+composition.py     adds our keys to verl's own ppo_trainer, through Hydra
 lad.yaml           those keys and their defaults
-keys.py            the section algorithm.lad, checked key by key
-settings.py        the dataclasses that verl makes of it
-checks.py          what is refused or warned of before any worker exists
-doctor.py          is all of it in place, here and in a Ray worker
+settings.py        the dataclasses that verl makes of the keys
+checks.py          validates the whole configuration before workers start
+cluster.py         asks every node of a Ray cluster whether it has LAD
+doctor.py          the checks of `verl-lad doctor`
 """
 
 NAME = "lad"
-"""Of the policy loss, the advantage estimator and the entry point."""
+"""Name of the policy loss, of the advantage estimator and of the entry point."""
+
+SECTION = "algorithm.lad"
+"""Section of verl's configuration that holds the settings."""
 
 MINIMUM_VERL = "0.7.1"
-"""The oldest release that tests/matrix passes with."""
+"""Oldest release that tests/matrix passes with."""
 
 DISCOVERING_VERL = "0.9.0"
-"""The first release that discovers plugins. Older ones need VERL_USE_EXTERNAL_MODULES, or `verl-lad patch apply`."""
+"""First release that discovers plugins. Older ones need VERL_USE_EXTERNAL_MODULES, or a patch of patches/."""
+
+load_error: str | None = None
+"""Why this process has no LAD, or None. plugin.py sets it; checks.py, cluster.py and the doctor report it."""

@@ -1,8 +1,7 @@
-"""What is refused, and what is warned of, with the whole configuration in view and before any worker exists.
+"""Validate the whole configuration before workers start: raise on contradictions, warn about settings without effect.
 
-Runs whenever `actor_rollout_ref.actor.policy_loss.lad` is resolved: in verl's main_ppo within validate_config, on the
-driver, which looks into the nodes once it has connected to Ray; in the other trainers within OmegaConf.resolve, at the
-head of their task runner.
+composition.py has verl run `check` wherever it reads the name of one of our two dataclasses: main_ppo on the driver,
+within validate_config; the other trainers at the head of their task runner, within OmegaConf.resolve.
 """
 
 import dataclasses
@@ -12,16 +11,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_lad.adapters.verl import DISCOVERING_VERL, NAME
+import verl_lad.adapters.verl as adapter
+from verl_lad.adapters.verl import DISCOVERING_VERL, NAME, SECTION
 from verl_lad.adapters.verl.cluster import require_lad_on_every_node
-from verl_lad.adapters.verl.keys import SECTION, lad_config
 from verl_lad.objective import LADConfig
 
 logger = logging.getLogger(__name__)
 
-LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
+POLICY_LOSS = "algorithm.policy_loss"
+ESTIMATOR = "algorithm.adv_estimator"
+ACTOR = "actor_rollout_ref.actor"
+LOSS_MODE = f"{ACTOR}.policy_loss.loss_mode"
+ROLLOUT_N = "actor_rollout_ref.rollout.n"
+EXTERNAL_LIB = "actor_rollout_ref.model.external_lib"
+
 MATCHING_AGG_MODE = {"sequence": "seq-mean-token-sum", "geometric": "seq-mean-token-mean"}
-GROUP_ESTIMATORS = (NAME, "grpo", "grpo_vectorized")
+ANCHORED_ESTIMATORS = (NAME, "grpo")
+"""Estimators whose advantages are right under anchor=reference, by a test through verl's own compute_advantage."""
 CLIP_KEYS = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c")
 
 
@@ -30,46 +36,52 @@ def _warn_once(message: str) -> None:
     logger.warning("verl-lad: %s", message)
 
 
-def checked_settings(root: DictConfig) -> dict[str, Any]:
-    """The section algorithm.lad, after every check that needs to see the rest of the run.
+def check(root: DictConfig) -> None:
+    """Validate the configuration of a verl trainer.
 
     Args:
-        root: the whole configuration of a verl trainer.
-
-    Returns:
-        The section as a plain dict.
+        root: the whole configuration. A part that was cut off from its root, so without a section `algorithm`, passes.
 
     Raises:
         ValueError: naming key, value and what is allowed.
         RuntimeError: if this process or a node of the Ray cluster lacks LAD.
     """
+    if "algorithm" not in root:
+        return
     section = OmegaConf.select(root, SECTION)
-    if section is None:  # a part of a configuration, cut off from its root
-        return dataclasses.asdict(LADConfig())
-    if not isinstance(section, DictConfig):
+    if not isinstance(section, DictConfig | None):
         raise ValueError(f"{SECTION}={section!r} is not allowed: it is a section, set {SECTION}.eta and its other keys")
-    settings = lad_config({str(key): value for key, value in section.items()})
-    policy_loss = _get(root, "algorithm.policy_loss", "vanilla")
-    loss_mode = _get(root, LOSS_MODE, policy_loss)
-    estimator = str(_get(root, "algorithm.adv_estimator", ""))
+    settings = LADConfig.from_keys(section, f"{SECTION}.")
+    _check_policy_loss_section(root, settings)
+    policy_loss, loss_mode, estimator = (
+        OmegaConf.select(root, key, default=default)
+        for key, default in ((POLICY_LOSS, "vanilla"), (LOSS_MODE, "vanilla"), (ESTIMATOR, "gae"))
+    )
+    if NAME in (policy_loss, loss_mode, estimator):
+        _require_lad_here()
+    _check_names(root, {POLICY_LOSS: policy_loss, LOSS_MODE: loss_mode, ESTIMATOR: estimator})
     if policy_loss not in ("vanilla", loss_mode):
         raise ValueError(
-            f"algorithm.policy_loss={policy_loss!r} contradicts {LOSS_MODE}={loss_mode!r}; "
+            f"{POLICY_LOSS}={policy_loss!r} contradicts {LOSS_MODE}={loss_mode!r}; "
             f"allowed: one of the two, or both equal. Remove {LOSS_MODE} from your command line or recipe"
         )
-    if NAME in (loss_mode, estimator):
-        _require_lad_here()
+    if NAME not in (loss_mode, estimator):
+        if settings != LADConfig():
+            _warn_once(f"{SECTION}.* is set, but neither {POLICY_LOSS} nor {ESTIMATOR} is {NAME!r}: no effect")
+        return
     if loss_mode == NAME:
         require_lad_on_every_node()
         _check_trainer(root)
-        _warn_of_loss_settings(root, settings, estimator)
-    if NAME in (loss_mode, estimator):
-        _check_advantages(root, settings, estimator, loss_mode)
-    elif settings != LADConfig():
-        _warn_once(
-            f"{SECTION}.* is set, but neither algorithm.policy_loss nor algorithm.adv_estimator is {NAME!r}: no effect"
+    if settings.partition != "none" and estimator != NAME:
+        raise ValueError(
+            f"{SECTION}.partition={settings.partition!r} needs {ESTIMATOR}={NAME}, which computes it; "
+            f"got {ESTIMATOR}={estimator!r}"
         )
-    return dataclasses.asdict(settings)
+    if settings.anchor == "reference":
+        _check_anchor(root, settings, estimator, loss_mode)
+    _check_group_size(root, settings)
+    if loss_mode == NAME:
+        _warn_of_loss_settings(root, settings, estimator)
 
 
 def _get(root: DictConfig, key: str, default: Any = None) -> Any:
@@ -77,16 +89,48 @@ def _get(root: DictConfig, key: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def _require_lad_here() -> None:
-    """Registered as soon as somebody imports verl's registries; a failure then was a warning in this process's log."""
-    import verl.trainer.ppo.core_algos  # noqa: F401
-
-    from verl_lad.adapters.verl import plugin
-
-    if plugin.load_error is not None:
-        raise RuntimeError(
-            f"{NAME!r} is not registered in verl: {plugin.load_error}. Run `verl-lad doctor` in this environment"
+def _check_policy_loss_section(root: DictConfig, settings: LADConfig) -> None:
+    key = f"{ACTOR}.policy_loss"
+    section = OmegaConf.select(root, key)
+    if not isinstance(section, DictConfig):
+        raise ValueError(f"{key}={section!r} is not allowed: it is a section. To choose a loss, set {POLICY_LOSS}")
+    if LADConfig.from_keys(section.get("lad"), f"{key}.lad.") != settings:
+        raise ValueError(
+            f"{key}.lad={section.get('lad')!r} contradicts {SECTION}, whose copy it is: the advantage estimator would "
+            f"have other settings than the loss. Allowed: leave {key}.lad alone, and set the keys of {SECTION}"
         )
+
+
+def _require_lad_here() -> None:
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+
+    from verl_lad.adapters.verl.advantage import compute_lad_outcome_advantage
+    from verl_lad.adapters.verl.policy_loss import compute_policy_loss_lad
+
+    if (POLICY_LOSS_REGISTRY.get(NAME), ADV_ESTIMATOR_REGISTRY.get(NAME)) != (
+        compute_policy_loss_lad,
+        compute_lad_outcome_advantage,
+    ):
+        cause = adapter.load_error or "another package has registered the name after verl-lad did"
+        raise RuntimeError(f"{NAME!r} is not verl-lad's in verl: {cause}. Run `verl-lad doctor` in this environment")
+
+
+def _check_names(root: DictConfig, names: dict[str, Any]) -> None:
+    """Refuse a loss or estimator that verl does not know; it would look the name up only after the first rollout."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+
+    external_lib = _get(root, EXTERNAL_LIB)
+    for key, name in names.items():
+        registry = ADV_ESTIMATOR_REGISTRY if key == ESTIMATOR else POLICY_LOSS_REGISTRY
+        if (isinstance(name, str) and name in registry) or (key == LOSS_MODE and name == names[POLICY_LOSS]):
+            continue
+        message = (
+            f"{key}={name!r} is not allowed: verl holds {', '.join(sorted(registry))}. For a name of your own, have "
+            "the module that registers it imported with verl: list it in VERL_USE_EXTERNAL_MODULES"
+        )
+        if not external_lib or not name:
+            raise ValueError(message)
+        _warn_once(f"{message}. Workers start all the same, since {EXTERNAL_LIB}={external_lib} may register it there")
 
 
 def _check_trainer(root: DictConfig) -> None:
@@ -101,21 +145,14 @@ def _check_trainer(root: DictConfig) -> None:
         )
 
 
-def _check_advantages(root: DictConfig, settings: LADConfig, estimator: str, loss_mode: str) -> None:
-    if settings.partition == "group" and estimator != NAME:
-        raise ValueError(
-            f"{SECTION}.partition='group' needs algorithm.adv_estimator={NAME}, which computes it; "
-            f"got algorithm.adv_estimator={estimator!r}"
-        )
-    if settings.anchor != "reference":
-        return
+def _check_anchor(root: DictConfig, settings: LADConfig, estimator: str, loss_mode: str) -> None:
     anchor = f"{SECTION}.anchor='reference'"
     if loss_mode != NAME:
-        raise ValueError(f"{anchor} needs algorithm.policy_loss={NAME}; got {loss_mode!r}")
-    if estimator not in GROUP_ESTIMATORS:
+        raise ValueError(f"{anchor} needs {POLICY_LOSS}={NAME}; got {loss_mode!r}")
+    if estimator not in ANCHORED_ESTIMATORS:
         raise ValueError(
-            f"{anchor} needs advantages relative to the group: algorithm.adv_estimator={NAME} "
-            f"(or {', '.join(GROUP_ESTIMATORS[1:])}); got algorithm.adv_estimator={estimator!r}"
+            f"{anchor} needs {ESTIMATOR}={' or '.join(ANCHORED_ESTIMATORS)}: advantages relative to the group, and "
+            f"not divided by its standard deviation; got {ESTIMATOR}={estimator!r}"
         )
     required = {
         "algorithm.use_kl_in_reward": True,
@@ -123,57 +160,64 @@ def _check_advantages(root: DictConfig, settings: LADConfig, estimator: str, los
         "algorithm.kl_ctrl.type": "fixed",
         "algorithm.kl_ctrl.kl_coef": settings.eta,
         "algorithm.norm_adv_by_std_in_grpo": False,
-        "actor_rollout_ref.actor.use_kl_loss": False,
+        f"{ACTOR}.use_kl_loss": False,
     }
-    for key, wanted in required.items():
+    for key, needed in required.items():
         value = _get(root, key)
-        if value != wanted:
+        if value != needed:
             raise ValueError(
-                f"{key}={value!r} contradicts {anchor}, whose target needs {key}={wanted!r}; "
+                f"{key}={value!r} contradicts {anchor}, whose target needs {key}={needed!r}; "
                 f"leave the key out of your command line or recipe, or set it to that"
             )
     if estimator != NAME:
         _warn_once(
-            f"{anchor} with algorithm.adv_estimator={estimator}: the advantages are centred, but the group's target "
-            f"does not have mass one; algorithm.adv_estimator={NAME} does both"
+            f"{anchor} with {ESTIMATOR}={estimator}: the advantages are centred at their mean, and the constant "
+            f"{settings.constant!r} is not subtracted from them; {ESTIMATOR}={NAME} does both"
         )
+
+
+def _check_group_size(root: DictConfig, settings: LADConfig) -> None:
+    n = OmegaConf.select(root, ROLLOUT_N)
+    if isinstance(n, int) and n >= 2:
+        return
+    for key, value, neutral in (("partition", settings.partition, "none"), ("anchor", settings.anchor, "old")):
+        if value != neutral:
+            raise ValueError(
+                f"{ROLLOUT_N}={n!r} is not allowed with {SECTION}.{key}={value!r}, which compares the responses to one "
+                f"prompt: alone, each has advantage 0. Allowed: {ROLLOUT_N} of 2 or more"
+            )
+    _warn_once(
+        f"{ROLLOUT_N}={n!r}: one response a prompt, so no advantage is relative to a group, as LAD's are; the "
+        f"estimators {NAME} and grpo then return the raw reward. Set {ROLLOUT_N} to 2 or more"
+    )
 
 
 def _warn_of_loss_settings(root: DictConfig, settings: LADConfig, estimator: str) -> None:
     from verl.workers.config import ActorConfig
 
-    actor = "actor_rollout_ref.actor"
-    agg_mode = _get(root, f"{actor}.loss_agg_mode", "token-mean")
+    agg_mode = _get(root, f"{ACTOR}.loss_agg_mode", "token-mean")
     matching = MATCHING_AGG_MODE.get(settings.ratio)
     if matching not in (None, agg_mode):
         _warn_once(
             f"{SECTION}.ratio={settings.ratio!r} is the exact gradient of its objective under "
-            f"{actor}.loss_agg_mode={matching!r}; with {agg_mode!r} the weight of a response, or the size of the whole "
+            f"{ACTOR}.loss_agg_mode={matching!r}; with {agg_mode!r} the weight of a response, or the size of the whole "
             "step, depends on the number of tokens"
         )
     use_v1 = _get(root, "trainer.use_v1", False)  # the trainer before it pads all micro-batches alike
-    if agg_mode == "seq-mean-token-sum-norm" and use_v1 and _get(root, f"{actor}.loss_scale_factor") is None:
+    if agg_mode == "seq-mean-token-sum-norm" and use_v1 and _get(root, f"{ACTOR}.loss_scale_factor") is None:
         _warn_once(
-            f"{actor}.loss_agg_mode={agg_mode!r} without {actor}.loss_scale_factor: verl's v1 trainer divides the loss "
+            f"{ACTOR}.loss_agg_mode={agg_mode!r} without {ACTOR}.loss_scale_factor: verl's v1 trainer divides the loss "
             "of each micro-batch by the length of its own longest response, so the gradient depends on the split; "
-            f"set {actor}.loss_scale_factor, for example to data.max_response_length"
+            f"set {ACTOR}.loss_scale_factor, for example to data.max_response_length"
         )
     if estimator == "gae":
         _warn_once(
-            "algorithm.adv_estimator='gae' (verl's default) gives an advantage to each token and trains a critic; LAD "
-            f"is defined for outcome advantages relative to a group: algorithm.adv_estimator={NAME} or grpo"
+            f"{ESTIMATOR}='gae' (verl's default) gives an advantage to each token and trains a critic; LAD "
+            f"is defined for outcome advantages relative to a group: {ESTIMATOR}={NAME} or grpo"
         )
     stock = {field.name: field.default for field in dataclasses.fields(ActorConfig)}
-    changed = [key for key in CLIP_KEYS if _get(root, f"{actor}.{key}", stock[key]) != stock[key]]
-    if changed:
-        _warn_once(f"{', '.join(f'{actor}.{key}' for key in changed)}: LAD does not clip; no effect")
-    if _get(root, f"{actor}.entropy_coeff", 0):
-        _warn_once(
-            f"{actor}.entropy_coeff={_get(root, f'{actor}.entropy_coeff')}: LAD's target keeps the spread by itself; "
-            "the bonus is added all the same and moves the optimum away from the target"
-        )
-    if settings.divergence.lower() == "tv" and settings.partition == "none" and settings.anchor == "old":
-        _warn_once(
-            f"{SECTION}.divergence='tv' is not strictly convex: without {SECTION}.partition='group' (and "
-            f"algorithm.adv_estimator={NAME}) its minimiser is not unique"
-        )
+    changed = [f"{ACTOR}.{key}" for key in CLIP_KEYS if _get(root, f"{ACTOR}.{key}", stock[key]) != stock[key]]
+    entropy_coeff = _get(root, f"{ACTOR}.entropy_coeff", 0)
+    entropy = f"{ACTOR}.entropy_coeff={entropy_coeff}" if entropy_coeff else None
+    for remark in settings.remarks(f"{SECTION}.", changed, entropy):
+        _warn_once(remark)

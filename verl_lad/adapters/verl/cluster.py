@@ -1,4 +1,4 @@
-"""Does every node of a Ray cluster have LAD? Asked before any GPU is allocated.
+"""Ask every node of a Ray cluster whether it has LAD, before any GPU is allocated.
 
 verl loads plugins from each node's own environment, so a node without this package would find out only when it
 computes its first loss, after a whole step of rollout: "Unsupported loss mode: lad".
@@ -15,20 +15,20 @@ from verl_lad.version import __version__
 logger = logging.getLogger(__name__)
 
 ACCELERATORS = ("GPU", "NPU")
-"""Ray's names of what verl's trainer workers ask for; only nodes that have some run the policy loss."""
+"""Ray's names of the resources that verl's trainer workers ask for. Only nodes that have some run the policy loss."""
 ANSWER_SECONDS = 180.0
-"""For a cold node to start a worker and import verl."""
+"""Time for a cold node to start a worker and import verl."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one node of the cluster said.
+    """Answer of one node of the cluster.
 
     Attributes:
         name: its address and the head of its Ray id.
         trains: whether it has accelerators, and so runs the policy loss.
         complaint: why LAD does not work there; None if it does.
-        answered: whether it said anything within ANSWER_SECONDS.
+        answered: whether the node answered within ANSWER_SECONDS.
     """
 
     name: str
@@ -38,7 +38,10 @@ class Node:
 
 
 def _look(name: str, version: str) -> str | None:
-    """Runs on the node. Sent by value, since nothing of ours may be there: hence the imports inside."""
+    """Say why LAD does not work on the node that runs this, or None.
+
+    Ray sends the function by value, since nothing of this package may be on the node: hence the imports inside.
+    """
     import os
     import socket
     import sys
@@ -49,19 +52,21 @@ def _look(name: str, version: str) -> str | None:
         from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
     except Exception as error:
         return f"`import verl` fails in {where}: {type(error).__name__}: {error}"
-    plugin = sys.modules.get("verl_lad.adapters.verl.plugin")
-    if plugin is None:
+    if "verl_lad.adapters.verl.plugin" not in sys.modules:
         policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
         because = "" if policy is None else f" (or VERL_USE_EXTERNAL_PLUGINS={policy!r} keeps it out)"
         return f"verl {verl.__version__} finds no verl-lad in {where}{because}"
-    if plugin.load_error is not None or name not in POLICY_LOSS_REGISTRY:
-        return f"the plugin could not load in {where}: {plugin.load_error}"
     theirs = sys.modules["verl_lad.version"].__version__
-    return None if theirs == version else f"verl-lad {theirs} in {where}, and {version} here"
+    if theirs != version:
+        return f"verl-lad {theirs} in {where}, and {version} here"
+    load_error = sys.modules["verl_lad.adapters.verl"].load_error
+    if load_error is not None or name not in POLICY_LOSS_REGISTRY:
+        return f"the plugin could not load in {where}: {load_error}"
+    return None
 
 
 def look_into_nodes() -> list[Node]:
-    """Asks every living node of the cluster that this process is connected to, all at once.
+    """Ask every living node of the cluster that this process is connected to, all at once.
 
     Returns:
         One Node each, in the order of ray.nodes().
@@ -106,7 +111,7 @@ def look_into_nodes() -> list[Node]:
 
 
 def require_lad_on_every_node() -> None:
-    """Refuses a cluster of several nodes of which one that trains lacks LAD, now or as soon as Ray is connected.
+    """Refuse a cluster of several nodes if one that trains lacks LAD, now or as soon as Ray is connected.
 
     verl's main_ppo resolves the settings before it connects to Ray, and then starts its task runner on any node, also
     on one that cannot resolve them.
@@ -124,7 +129,7 @@ def require_lad_on_every_node() -> None:
 
 @cache
 def _require_after_init() -> None:
-    """Once a process: has ray.init raise what the check raises. Ray's own list of what follows a connection."""
+    """Have ray.init run the check, by Ray's own list of hooks that follow a connection; once a process."""
     from ray._private import worker
 
     worker._post_init_hooks.append(_require_lad_on_every_node)
@@ -132,7 +137,7 @@ def _require_after_init() -> None:
 
 @cache
 def _require_lad_on_every_node() -> None:
-    """Once a process that is connected."""
+    """Run the check in a connected process, once."""
     import ray
 
     if sum(node["Alive"] for node in ray.nodes()) < 2:

@@ -1,9 +1,8 @@
-"""Hydra: serves verl's own `ppo_trainer` with our keys merged in, so that a stock command line may use them.
+"""Serve verl's own `ppo_trainer` to Hydra with our keys merged in, so that a stock command line may use them.
 
-Hydra refuses keys that a config does not have, and verl's primary config is a file inside verl. So we register a
-config source, `verl-lad://`, that holds one config, ppo_trainer: verl's file as installed, plus lad.yaml. Everything
-that inherits ppo_trainer by name (ppo_megatron_trainer, fully_async_ppo_trainer, recipes with hydra.searchpath) gets
-the keys as well.
+Hydra refuses keys that a config does not have, and verl's primary config is a file inside verl. So a config source,
+`verl-lad://`, holds one config, ppo_trainer: verl's file as installed, plus lad.yaml. Everything that inherits it by
+name (ppo_megatron_trainer, fully_async_ppo_trainer, recipes with hydra.searchpath) gets the keys as well.
 """
 
 from importlib.resources import files
@@ -16,7 +15,9 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from verl_lad.adapters.verl.checks import checked_settings
+from verl_lad.adapters.verl import SECTION
+from verl_lad.adapters.verl.checks import check
+from verl_lad.objective import LADConfig
 
 SCHEME = "verl-lad"
 CONFIG_NAME = "ppo_trainer"
@@ -25,9 +26,9 @@ VERL_CONFIG_DIR = ("verl/trainer/config", "verl.trainer.config")
 WHEN_ANCHORED = {
     "algorithm.use_kl_in_reward": "true",
     "algorithm.norm_adv_by_std_in_grpo": "false",
-    "algorithm.kl_ctrl.kl_coef": "${algorithm.lad.eta}",
+    "algorithm.kl_ctrl.kl_coef": "eta",
 }
-"""verl's keys that algorithm.lad.anchor=reference sets (design: the target pi_ref exp(s / eta) / Z, by in-reward KL).
+"""verl's keys that algorithm.lad.anchor=reference sets, for the target pi_ref exp(s / eta) / Z by in-reward KL.
 
 Each becomes `${verl_lad.if_anchored:<this>,<verl's own default>}`; a recipe that sets the key itself still wins.
 """
@@ -38,18 +39,18 @@ def _plain_name(config_path: str) -> str:
 
 
 def our_keys() -> DictConfig:
-    """lad.yaml."""
+    """Read lad.yaml."""
     keys = OmegaConf.load(str(files(__package__) / "lad.yaml"))
     assert isinstance(keys, DictConfig)
     return keys
 
 
 def merged_ppo_trainer() -> DictConfig:
-    """verl's ppo_trainer.yaml, as installed, with lad.yaml and the anchored keys merged in; defaults list untouched."""
+    """Merge lad.yaml and the anchored keys into verl's ppo_trainer.yaml, as installed; keep its defaults list."""
     stock = OmegaConf.load(str(files("verl.trainer.config") / f"{CONFIG_NAME}.yaml"))
     merged = OmegaConf.merge(stock, our_keys())
     assert isinstance(merged, DictConfig)
-    # Open, so that a misspelt key reaches our own check, which says what is allowed.
+    # Open, so that a misspelt key reaches our own check, which names the allowed ones.
     OmegaConf.set_struct(merged.algorithm.lad, False)
     for key, anchored in WHEN_ANCHORED.items():
         default = str(OmegaConf.select(stock, key, throw_on_missing=True)).lower()
@@ -58,32 +59,32 @@ def merged_ppo_trainer() -> DictConfig:
 
 
 class VerlLadConfigSource(ConfigSource):
-    """The config source `verl-lad://`, with ppo_trainer as its only config."""
+    """Config source `verl-lad://`, with ppo_trainer as its only config."""
 
     @staticmethod
     def scheme() -> str:
-        """The URL scheme."""
+        """Return the URL scheme."""
         return SCHEME
 
     def available(self) -> bool:
-        """Always."""
+        """Return True: the source is a part of this package."""
         return True
 
     def is_config(self, config_path: str) -> bool:
-        """Whether the path names our one config."""
+        """Return whether the path names our one config."""
         return _plain_name(config_path) == CONFIG_NAME
 
     def is_group(self, config_path: str) -> bool:
-        """The root is the only group."""
+        """Return whether the path is the root, our only group."""
         return config_path == ""
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Our one config, for Hydra's listings."""
+        """List our one config."""
         wanted = config_path == "" and results_filter in (None, ObjectType.CONFIG)
         return [CONFIG_NAME] if wanted else []
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The merged ppo_trainer.
+        """Return the merged ppo_trainer.
 
         Raises:
             ConfigLoadError: for any other name.
@@ -100,35 +101,47 @@ class VerlLadConfigSource(ConfigSource):
 
 
 class VerlLadSearchPath(SearchPathPlugin):
-    """Puts the source in front of verl's own config directory, and behind anybody else's.
+    """Search path with the source in front of verl's own config directory, and behind anybody else's.
 
     A foreign application keeps its own ppo_trainer if it has one; one that inherits verl's through hydra.searchpath,
     which Hydra appends later, finds ours first.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra once for each application, after its main directory was added."""
+        """Add the source. Hydra calls this once for each application, after it has added the main directory."""
         main = [entry.path.rstrip("/") for entry in search_path.get_path() if entry.provider == "main" and entry.path]
         add = search_path.prepend if any(path.endswith(VERL_CONFIG_DIR) for path in main) else search_path.append
         add(provider=SCHEME, path=f"{SCHEME}://")
 
 
 def if_anchored(anchored: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
-    """Resolver verl_lad.if_anchored: the first value with algorithm.lad.anchor=reference, else the second."""
-    return anchored if OmegaConf.select(_root_, "algorithm.lad.anchor") == "reference" else otherwise
+    """Resolve verl_lad.if_anchored: `anchored` under algorithm.lad.anchor=reference, else `otherwise`.
+
+    Args:
+        anchored: the value, or "eta" for the value of algorithm.lad.eta.
+        otherwise: verl's default.
+    """
+    section = OmegaConf.select(_root_, SECTION)
+    if not isinstance(section, DictConfig) or section.get("anchor") != "reference":
+        return otherwise
+    return LADConfig.from_keys(section, f"{SECTION}.").eta if anchored == "eta" else anchored
+
+
+def checked(target: str, *, _root_: DictConfig) -> str:
+    """Resolve verl_lad.checked: the name of one of our dataclasses, after a check of the whole configuration."""
+    check(_root_)
+    return target
 
 
 def register() -> None:
-    """Registers the resolvers and the two Hydra plugins in this process.
+    """Register the resolvers and the two Hydra plugins in this process.
 
     Raises:
-        FileNotFoundError: if lad.yaml is missing. Found out here, not when some run composes its configuration.
+        FileNotFoundError: if lad.yaml is missing. It shows here, not when a run composes its configuration.
     """
     our_keys()
     OmegaConf.register_new_resolver("verl_lad.if_anchored", if_anchored, replace=True)
-    OmegaConf.register_new_resolver(
-        "verl_lad.checked_settings", lambda *, _root_: OmegaConf.create(checked_settings(_root_)), replace=True
-    )
+    OmegaConf.register_new_resolver("verl_lad.checked", checked, replace=True)
     plugins = Plugins.instance()
     plugins.register(VerlLadConfigSource)
     plugins.register(VerlLadSearchPath)

@@ -1,4 +1,4 @@
-"""The dataclasses that verl makes of our keys."""
+"""The dataclasses that verl makes of the two sections that hold our keys."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from verl.trainer.config import AlgoConfig
 from verl.workers.config import PolicyLossConfig
 
-from verl_lad.adapters.verl.keys import lad_config
+from verl_lad.adapters.verl import SECTION
 from verl_lad.objective import LADConfig
 
 
@@ -15,7 +15,7 @@ class LADPolicyLossConfig(PolicyLossConfig):
     """verl's PolicyLossConfig with the settings of LAD.
 
     Attributes:
-        lad: the section algorithm.lad as a mapping; becomes a LADConfig on construction.
+        lad: the section algorithm.lad as a mapping, or None for the defaults. A LADConfig after construction.
     """
 
     _mutable_fields = PolicyLossConfig._mutable_fields | {"lad"}
@@ -23,7 +23,7 @@ class LADPolicyLossConfig(PolicyLossConfig):
     lad: Any = field(default_factory=LADConfig)
 
     def __post_init__(self) -> None:
-        self.lad = lad_config(self.lad)
+        self.lad = LADConfig.from_keys(self.lad, f"{SECTION}.")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class LADAlgoConfig(AlgoConfig):
 
     Attributes:
         policy_loss: name of the registered policy loss.
-        lad: the section algorithm.lad as a mapping; becomes a LADConfig on construction.
+        lad: the section algorithm.lad as a mapping, or None for the defaults. A LADConfig after construction.
     """
 
     _mutable_fields = AlgoConfig._mutable_fields | {"lad"}
@@ -41,4 +41,4 @@ class LADAlgoConfig(AlgoConfig):
     lad: Any = field(default_factory=LADConfig)
 
     def __post_init__(self) -> None:
-        self.lad = lad_config(self.lad)
+        self.lad = LADConfig.from_keys(self.lad, f"{SECTION}.")
