@@ -210,7 +210,7 @@ def test_an_infinite_reward_is_refused_with_the_name_of_its_function(tmp_path):
         return [math.log(score(text)) if score(text) > 0 else -math.inf for text in completions]
 
     trainer = make_trainer(tmp_path, reward_funcs=[reward, logarithm])
-    with pytest.raises(ValueError, match="^logarithm returned an infinite reward: allowed is a finite number or None"):
+    with pytest.raises(ValueError, match=r"^logarithm returned an infinite reward: allowed is a finite number"):
         trainer.train()
 
 

@@ -8,8 +8,8 @@ import trl
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from verl_lad.adapters.trl.fused import LOGIT_FACTORS
 from verl_lad.adapters.trl.config import AGGREGATIONS
+from verl_lad.adapters.trl.fused import LOGIT_FACTORS
 from verl_lad.adapters.trl.trainer import FORWARD_KEYS, TRIED_TRL, LADTrainer
 
 SOURCE = {name: inspect.getsource(function) for name, function in inspect.getmembers(GRPOTrainer, inspect.isfunction)}
@@ -108,7 +108,8 @@ def test_the_configs_keys():
     assert {
         "scale_rewards": "group", "loss_type": "dapo", "importance_sampling_level": "token", "delta": None, "beta": 0.0,
         "use_liger_kernel": False, "multi_objective_aggregation": "sum_then_normalize", "sync_ref_model": False,
-        "entropy_coef": 0.0, "use_adaptive_entropy": False, "num_generations": 8, "num_generations_eval": None, "use_bias_correction_kl": True, "epsilon": 0.2,
+        "entropy_coef": 0.0, "use_adaptive_entropy": False, "num_generations": 8, "num_generations_eval": None,
+        "use_bias_correction_kl": True, "epsilon": 0.2,
         "epsilon_high": None, "off_policy_mask_threshold": None,
     }.items() <= stock.items()  # fmt: skip
     assert not {name for name in stock if name.startswith("lad")}

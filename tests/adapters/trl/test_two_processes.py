@@ -10,12 +10,13 @@ import torch
 import trl
 from torch.nn.utils.rnn import pad_sequence
 
+import verl_lad
 from verl_lad import LADConfig, group_advantages, lad_loss_reference
 
 from .tiny_trainer import make_model, parameters, train_by_hand
 
 CONFIG = LADConfig(eta=0.2, anchor="reference")
-WHERE_TRL_IS = str(Path(trl.__file__).parents[1])
+PYTHONPATH = os.pathsep.join(str(Path(package.__file__).parents[1]) for package in (verl_lad, trl))
 
 
 @pytest.fixture(scope="module", params=["unfused", "fused"])
@@ -33,7 +34,7 @@ def ranks(directory):
             Path(__file__).with_name("two_processes.py"),
             directory,
         ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": WHERE_TRL_IS},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=240,
