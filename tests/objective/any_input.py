@@ -18,7 +18,8 @@ from mpmath import mpf
 from torch import Tensor
 
 from verl_lad import LADConfig, lad_loss
-from verl_lad.objective import DIAGNOSTICS, lad_diagnostics, lad_terms
+from verl_lad.objective import DIAGNOSTICS, diagnostic_means
+from verl_lad.objective.loss import closed_form
 
 from .exact import DIGITS, limited, weight_and_value
 from .formulas import DIVERGENCES, RATIOS, saturate
@@ -184,7 +185,7 @@ def cases_of(kind: dict[str, Any]) -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class Result:
-    """Loss matrix, the gradient of its sum, weight and value at the ratio's level, and the diagnostics."""
+    """Loss matrix, the gradient of its sum, weight and value at the ratio's level, and the diagnostics' means."""
 
     loss: Tensor
     gradient: Tensor
@@ -201,11 +202,21 @@ class Result:
 def evaluate(case: Case) -> Result:
     log_prob, *rest = case.tensors
     log_prob = log_prob.detach().requires_grad_()
-    loss = lad_loss(log_prob, *rest, case.config)
+    loss, diagnostics = lad_loss(log_prob, *rest, case.config)
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
-    terms = lad_terms(*case.tensors, case.config)
-    assert torch.equal(terms.loss, loss)
-    return Result(loss.detach(), gradient, terms.weight, terms.value, lad_diagnostics(terms, case.config))
+    again, weight, _ = closed_form(*case.tensors, case.config)
+    assert torch.equal(again, loss)
+    value = again
+    if case.config.ratio != "token":  # back to one number a response, the same in each of its tokens
+        value = value.sum(-1, keepdim=True)
+        if case.config.ratio == "geometric":
+            value = value / (case.mask != 0).sum(-1, keepdim=True).clamp(min=1)
+        if weight.numel():
+            weight = weight.gather(-1, weight.abs().argmax(-1, keepdim=True))
+        else:
+            weight = weight.sum(-1, keepdim=True)
+    means = torch.tensor(list(diagnostic_means(diagnostics).values()), dtype=torch.float64)
+    return Result(loss.detach(), gradient, weight, value, means)
 
 
 def check_against_50_digits(case: Case, result: Result, row: int, column: int) -> None:

@@ -32,7 +32,6 @@ def test_defaults_are_the_documented_ones():
         "anchor": "old",
         "max_log_ratio": 20.0,
         "max_log_weight": 20.0,
-        "compile": False,
     }
     assert tuple(dataclasses.asdict(LADConfig())) == FIELD_NAMES
 
@@ -83,11 +82,6 @@ def test_unknown_divergences_are_refused_with_the_list_of_names(value):
     message = refused("divergence", value)
     for name in ("js", "hellinger", "tv", "kl", "rkl", "jeffreys", "alpha"):
         assert name in message
-
-
-@pytest.mark.parametrize("value", [None, 0, 1, "True", "reduce-overhead", [True]], ids=repr)
-def test_compile_is_true_or_false(value):
-    assert "True or False" in refused("compile", value)
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from verl_lad import LADConfig
-from verl_lad.objective import DIAGNOSTICS, lad_diagnostics, lad_terms
+from verl_lad import LADConfig, lad_loss
+from verl_lad.objective import DIAGNOSTICS, diagnostic_means
 
 NAMES = [
     "ppo_kl",
@@ -21,9 +21,9 @@ NAMES = [
 
 
 def diagnostics(log_prob, old, advantages, mask, config) -> dict[str, float]:
-    values = lad_diagnostics(lad_terms(log_prob, old, advantages, mask, config), config)
-    assert values.shape == (len(DIAGNOSTICS),)
-    return dict(zip(DIAGNOSTICS, values.tolist(), strict=True))
+    _, sums_and_counts = lad_loss(log_prob, old, advantages, mask, config)
+    assert list(sums_and_counts) == list(DIAGNOSTICS)
+    return diagnostic_means(sums_and_counts)
 
 
 def test_names_are_stable_and_each_is_explained():
@@ -180,7 +180,7 @@ def test_masked_junk_changes_no_diagnostic_and_extremes_stay_finite(divergence, 
 def test_diagnostics_carry_no_gradient_and_keep_the_type_of_the_loss():
     for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
         l = torch.zeros(2, 2, dtype=dtype, requires_grad=True)
-        config = LADConfig()
-        values = lad_diagnostics(lad_terms(l, torch.zeros(2, 2, dtype=dtype), torch.ones(2), torch.ones(2, 2)), config)
-        assert values.dtype == expected
-        assert not values.requires_grad
+        _, values = lad_loss(l, torch.zeros(2, 2, dtype=dtype), torch.ones(2), torch.ones(2, 2))
+        for scalar in (scalar for pair in values.values() for scalar in pair):
+            assert scalar.dtype == expected
+            assert not scalar.requires_grad

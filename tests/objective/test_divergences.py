@@ -12,7 +12,7 @@ from verl_lad import LADConfig, get_divergence, lad_loss, lad_loss_reference, re
 from verl_lad.objective import divergences
 from verl_lad.objective.divergences import divergence_names
 
-from .formulas import ALPHAS, DIVERGENCES, IDS, f
+from .formulas import ALPHAS, DIVERGENCES, IDS, f, loss_matrix
 
 every_divergence = pytest.mark.parametrize(("name", "alpha"), DIVERGENCES, ids=IDS)
 
@@ -51,7 +51,9 @@ def test_the_papers_spellings_are_names(written, name):
     assert get_divergence(written).name == name
     assert LADConfig(divergence=written).divergence == written
     inputs = (torch.randn(2, 3), torch.randn(2, 3), torch.randn(2), torch.ones(2, 3))
-    assert torch.equal(lad_loss(*inputs, LADConfig(divergence=written)), lad_loss(*inputs, LADConfig(divergence=name)))
+    assert torch.equal(
+        lad_loss(*inputs, LADConfig(divergence=written))[0], lad_loss(*inputs, LADConfig(divergence=name))[0]
+    )
 
 
 def test_every_listed_name_is_found_and_only_tv_is_not_strictly_convex():
@@ -311,7 +313,7 @@ def test_a_registered_divergence_works_end_to_end(ratio):
     log_prob, old, A = (torch.randn(4, 5, dtype=torch.float64) * 0.5 for _ in range(3))
     mask = torch.rand(4, 5) > 0.3
     grads = []
-    for loss_function in (lad_loss, lad_loss_reference):
+    for loss_function in (loss_matrix, lad_loss_reference):
         leaf = log_prob.clone().requires_grad_()
         grads.append(torch.autograd.grad(loss_function(leaf, old, A, mask, config).sum(), leaf)[0])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
@@ -321,7 +323,7 @@ def test_a_registered_divergence_works_end_to_end(ratio):
     by_hand = u.exp() * lecam_oracle((leaf - old[:, :1] - u).exp())
     (expected,) = torch.autograd.grad(by_hand.sum(), leaf)
     again = log_prob[:, :1].clone().requires_grad_()
-    loss = lad_loss(again, old[:, :1], A[:, :1], torch.ones(4, 1), config)
+    loss = lad_loss(again, old[:, :1], A[:, :1], torch.ones(4, 1), config)[0]
     (g,) = torch.autograd.grad(loss.sum(), again)
     torch.testing.assert_close(g, expected, rtol=1e-12, atol=1e-12)
 
@@ -330,7 +332,7 @@ def test_a_registered_divergence_is_limited_on_both_sides_and_stays_finite():
     register_divergence("lecam", lecam_slope, lecam_value)
     l = torch.tensor([[-1e4, 0.0, 1e4, 0.0]]).requires_grad_()
     A = torch.tensor([[1e4, 1e4, -1e4, -1e4]])
-    loss = lad_loss(l, torch.zeros(1, 4), A, torch.ones(1, 4), LADConfig(divergence="lecam", eta=1e-3))
+    loss = lad_loss(l, torch.zeros(1, 4), A, torch.ones(1, 4), LADConfig(divergence="lecam", eta=1e-3))[0]
     loss.sum().backward()
     assert loss.isfinite().all()
     assert l.grad.isfinite().all()

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from verl_lad import LADConfig, lad_loss, lad_loss_reference
-from verl_lad.objective import lad_terms
+from verl_lad.objective.loss import closed_form
 
-from .formulas import DIVERGENCES, IDS, RATIOS, objective, saturate, theta_free
+from .formulas import DIVERGENCES, IDS, RATIOS, loss_matrix, objective, saturate, theta_free
 
 HALF = (torch.bfloat16, torch.float16)
 every_divergence = pytest.mark.parametrize(("name", "alpha"), DIVERGENCES, ids=IDS)
@@ -76,7 +76,7 @@ def batches(draw, max_d: float, max_u: float, max_rows: int = 3, max_length: int
 def check_gradient_parity(name, alpha, ratio, batch, tolerance) -> None:
     log_prob, old, advantages, mask, eta, upstream = batch
     config = LADConfig(eta=eta, divergence=name, alpha=alpha, ratio=ratio)
-    _, g = gradient(lad_loss, log_prob, old, advantages, mask, config, upstream=upstream)
+    _, g = gradient(loss_matrix, log_prob, old, advantages, mask, config, upstream=upstream)
     double = [x.double() for x in (log_prob, old, advantages)]
     _, g_ref = gradient(lad_loss_reference, *double, mask, config, upstream=upstream.double())
     assert g.dtype == log_prob.dtype
@@ -131,7 +131,7 @@ def test_value_differs_from_the_reference_by_a_term_without_theta(name, alpha, r
     differences, sizes, within = [], [], mask
     for policy in (log_prob, log_prob + shift, old):
         reference = lad_loss_reference(policy, old, advantages, mask, config)
-        value = lad_loss(policy, old, advantages, mask, config)
+        value = lad_loss(policy, old, advantages, mask, config)[0]
         differences.append(reference - value)
         l, u = level(ratio, policy, old, advantages, mask, eta)
         within = within & (l.abs() <= 20)  # beyond the clamp, the loss is not the objective
@@ -156,7 +156,7 @@ def test_loss_is_the_hand_written_formula(name, alpha):
     (g,) = torch.autograd.grad(loss.sum(), l)
     config = LADConfig(eta=0.5, divergence=name, alpha=alpha)
     inputs = (l.detach(), torch.zeros_like(u), u * 0.5, torch.ones_like(u))
-    value, fast = gradient(lad_loss, *inputs, config)
+    value, fast = gradient(loss_matrix, *inputs, config)
     reference_value, reference = gradient(lad_loss_reference, *inputs, config)
     torch.testing.assert_close(fast, g, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(reference, g, rtol=1e-12, atol=1e-12)
@@ -180,7 +180,7 @@ def test_finite_for_log_ratios_and_targets_up_to_1e4(name, alpha, ratio, dtype):
         A = (pairs[:, 1:] * eta).expand(-1, 3).to(dtype)
         mask = torch.ones_like(l, dtype=torch.bool)
         mask[:, 2] = False
-        loss, g = gradient(lad_loss, l, old, A, mask, LADConfig(eta=eta, divergence=name, alpha=alpha, ratio=ratio))
+        loss, g = gradient(loss_matrix, l, old, A, mask, LADConfig(eta=eta, divergence=name, alpha=alpha, ratio=ratio))
         assert loss.dtype == (torch.float32 if dtype in HALF else dtype)
         assert g.dtype == dtype
         assert loss.isfinite().all()
@@ -188,7 +188,7 @@ def test_finite_for_log_ratios_and_targets_up_to_1e4(name, alpha, ratio, dtype):
             assert g.isfinite().all()
         else:
             # The gradient itself is float32 and finite; float16 ends at 65504, so only |g| below that can be cast.
-            weight = lad_terms(l, old, A, mask, LADConfig(eta=eta, divergence=name, alpha=alpha, ratio=ratio)).weight
+            weight = closed_form(l, old, A, mask, LADConfig(eta=eta, divergence=name, alpha=alpha, ratio=ratio)).weight
             assert weight.isfinite().all()
             assert g[(weight.abs() < 6e4).expand_as(g)].isfinite().all()
 
@@ -202,7 +202,7 @@ def test_finite_for_advantages_up_to_1e4_at_eta_1e_3(name, alpha, dtype):
     )
     for limit in (20.0, 21.0):
         config = LADConfig(eta=1e-3, divergence=name, alpha=alpha, max_log_ratio=limit, max_log_weight=limit)
-        loss, g = gradient(lad_loss, l, torch.zeros_like(l), A, torch.ones_like(l), config)
+        loss, g = gradient(loss_matrix, l, torch.zeros_like(l), A, torch.ones_like(l), config)
         assert loss.isfinite().all()
         assert g.isfinite().all()
 
@@ -214,7 +214,7 @@ def test_a_token_that_the_policy_has_ruled_out_gives_a_finite_loss_and_gradient(
     log_prob = torch.tensor([[-0.5, -torch.inf, -1.0]])
     for A in (2.0, -2.0):
         config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
-        loss, g = gradient(lad_loss, log_prob, torch.full((1, 3), -1.0), torch.tensor([A]), torch.ones(1, 3), config)
+        loss, g = gradient(loss_matrix, log_prob, torch.full((1, 3), -1.0), torch.tensor([A]), torch.ones(1, 3), config)
         assert loss.isfinite().all()
         assert g.isfinite().all()
 
@@ -226,7 +226,7 @@ def test_finite_for_every_alpha_that_the_configuration_accepts(alpha):
     except ValueError:
         return  # refused as too close to rkl or kl: as good
     l, A = torch.meshgrid(torch.linspace(-20, 20, 9), torch.linspace(-5, 5, 9), indexing="ij")
-    loss, g = gradient(lad_loss, l, torch.zeros_like(l), A, torch.ones_like(l), config)
+    loss, g = gradient(loss_matrix, l, torch.zeros_like(l), A, torch.ones_like(l), config)
     assert g.isfinite().all()
     assert loss.isfinite().all()
 
@@ -242,16 +242,16 @@ def test_masked_junk_gives_exact_zeros_and_changes_no_other_bit(name, alpha, rat
     log_prob, old, A = (torch.randn(5, 4, generator=generator).to(dtype) for _ in range(3))
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1], [1, 1, 1, 0]])
     config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
-    clean = gradient(lad_loss, log_prob, old, A, mask, config)
+    clean = gradient(loss_matrix, log_prob, old, A, mask, config)
     for where, junk in itertools.product(range(3), JUNK):
         inputs = [log_prob, old, A]
         inputs[where] = inputs[where].masked_fill(mask == 0, junk)
-        loss, g = gradient(lad_loss, *inputs, mask, config)
+        loss, g = gradient(loss_matrix, *inputs, mask, config)
         assert torch.equal(loss, clean[0])
         assert torch.equal(g, clean[1])
         assert (loss[mask == 0] == 0).all()
         assert (g[mask == 0] == 0).all()
-    loss, g = gradient(lad_loss, *(x.masked_fill(mask == 0, float("nan")) for x in (log_prob, old, A)), mask, config)
+    loss, g = gradient(loss_matrix, *(x.masked_fill(mask == 0, float("nan")) for x in (log_prob, old, A)), mask, config)
     assert torch.equal(loss, clean[0])
     assert torch.equal(g, clean[1])
 
@@ -281,7 +281,7 @@ def test_clamp_never_zeroes_the_restoring_force(name, alpha, ratio):
     )
     l, u = l.reshape(-1, 1).double(), u.reshape(-1, 1).double()
     config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
-    _, g = gradient(lad_loss, l, torch.zeros_like(l), u * config.eta, torch.ones_like(l), config)
+    _, g = gradient(loss_matrix, l, torch.zeros_like(l), u * config.eta, torch.ones_like(l), config)
     assert torch.equal(g.sign(), (l - u).sign())
 
 
@@ -292,7 +292,7 @@ def test_restoring_force_has_the_right_sign_when_the_target_lies_beyond_the_clam
     l = torch.tensor([25.0, 1e4, 40.0, -25.0, -1e4]).double().unsqueeze(-1)
     u = torch.tensor([22.0, 30.0, 25.0, -22.0, -30.0]).double().unsqueeze(-1)
     config = LADConfig(divergence=name, alpha=alpha)
-    _, g = gradient(lad_loss, l, torch.zeros_like(l), u * config.eta, torch.ones_like(l), config)
+    _, g = gradient(loss_matrix, l, torch.zeros_like(l), u * config.eta, torch.ones_like(l), config)
     assert torch.equal(g.sign(), (l - saturate(name, alpha, u)).sign())
 
 
@@ -301,7 +301,7 @@ def test_restoring_force_has_the_right_sign_when_the_target_lies_beyond_the_clam
 def test_gradient_is_exactly_zero_at_the_target(name, alpha, ratio):
     u = torch.tensor([[-3.0], [-0.25], [0.0], [0.5], [4.0]]).double()
     config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
-    _, g = gradient(lad_loss, u, torch.zeros_like(u), u * config.eta, torch.ones_like(u), config)
+    _, g = gradient(loss_matrix, u, torch.zeros_like(u), u * config.eta, torch.ones_like(u), config)
     assert (g == 0).all()
 
 
@@ -316,8 +316,8 @@ def test_half_precision_is_computed_in_float32(name, alpha, ratio, dtype):
     log_prob, old, A = (torch.randn(4, 6, generator=generator).to(dtype) for _ in range(3))
     mask = torch.rand(4, 6, generator=generator) > 0.3
     config = LADConfig(eta=1.0, divergence=name, alpha=alpha, ratio=ratio)  # |g| < 65504 with these
-    loss, g = gradient(lad_loss, log_prob, old, A, mask, config)
-    loss32, g32 = gradient(lad_loss, log_prob.float(), old.float(), A.float(), mask, config)
+    loss, g = gradient(loss_matrix, log_prob, old, A, mask, config)
+    loss32, g32 = gradient(loss_matrix, log_prob.float(), old.float(), A.float(), mask, config)
     assert loss.dtype == torch.float32
     assert g.dtype == dtype
     assert torch.equal(loss, loss32)
@@ -327,18 +327,18 @@ def test_half_precision_is_computed_in_float32(name, alpha, ratio, dtype):
 def test_mixed_types_are_computed_in_the_wider_one():
     log_prob, old, A = torch.randn(2, 3), torch.randn(2, 3), torch.randn(2)
     mask = torch.ones(2, 3)
-    loss, g = gradient(lad_loss, log_prob.bfloat16(), old, A, mask)
+    loss, g = gradient(loss_matrix, log_prob.bfloat16(), old, A, mask)
     assert (loss.dtype, g.dtype) == (torch.float32, torch.bfloat16)
-    loss, g = gradient(lad_loss, log_prob, old.double(), A, mask)
+    loss, g = gradient(loss_matrix, log_prob, old.double(), A, mask)
     assert (loss.dtype, g.dtype) == (torch.float64, torch.float32)
-    expected, _ = gradient(lad_loss, log_prob.double(), old.double(), A.double(), mask)
+    expected, _ = gradient(loss_matrix, log_prob.double(), old.double(), A.double(), mask)
     assert torch.equal(loss, expected)
 
 
 def test_float64_is_kept():
     # a difference of 1e-12 in l is visible only in float64
     old, A, mask = torch.zeros(1, 1).double(), torch.zeros(1).double(), torch.ones(1, 1)
-    _, g = gradient(lad_loss, old + 1e-12, old, A, mask, LADConfig(divergence="kl"))
+    _, g = gradient(loss_matrix, old + 1e-12, old, A, mask, LADConfig(divergence="kl"))
     assert g.item() == pytest.approx(1e-12, rel=1e-9)
 
 
@@ -346,8 +346,8 @@ def test_float64_is_kept():
 def test_mask_of_any_type_gives_the_same_loss(dtype):
     log_prob, old, A = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 4)
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
-    expected = gradient(lad_loss, log_prob, old, A, mask)
-    got = gradient(lad_loss, log_prob, old, A, mask.to(dtype))
+    expected = gradient(loss_matrix, log_prob, old, A, mask)
+    got = gradient(loss_matrix, log_prob, old, A, mask.to(dtype))
     assert torch.equal(got[0], expected[0])
     assert torch.equal(got[1], expected[1])
 
@@ -363,9 +363,9 @@ def test_advantages_of_every_shape_give_the_same_result(name, alpha, ratio):
     A = torch.randn(3, generator=generator)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]])
     config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
-    by_row = gradient(lad_loss, log_prob, old, A, mask, config)
+    by_row = gradient(loss_matrix, log_prob, old, A, mask, config)
     for shaped in (A[:, None], A[:, None].expand(3, 4), A[:, None].repeat(1, 4)):
-        loss, g = gradient(lad_loss, log_prob, old, shaped, mask, config)
+        loss, g = gradient(loss_matrix, log_prob, old, shaped, mask, config)
         assert torch.equal(loss, by_row[0])
         assert torch.equal(g, by_row[1])
 
@@ -375,14 +375,14 @@ def test_per_token_advantages_are_used_per_token_at_token_level_and_averaged_ove
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     mean = (A * mask).sum(-1) / mask.sum(-1)
     for ratio in ("sequence", "geometric"):
-        got = gradient(lad_loss, log_prob, old, A, mask, LADConfig(ratio=ratio))
-        expected = gradient(lad_loss, log_prob, old, mean, mask, LADConfig(ratio=ratio))
+        got = gradient(loss_matrix, log_prob, old, A, mask, LADConfig(ratio=ratio))
+        expected = gradient(loss_matrix, log_prob, old, mean, mask, LADConfig(ratio=ratio))
         torch.testing.assert_close(got[0], expected[0], rtol=1e-14, atol=1e-14)
         torch.testing.assert_close(got[1], expected[1], rtol=1e-14, atol=1e-14)
-    _, g = gradient(lad_loss, log_prob, old, A, mask)
+    _, g = gradient(loss_matrix, log_prob, old, A, mask)
     for b, t in itertools.product(range(2), range(3)):
         one = (slice(b, b + 1), slice(t, t + 1))
-        _, alone = gradient(lad_loss, log_prob[one], old[one], A[one], mask[one])
+        _, alone = gradient(loss_matrix, log_prob[one], old[one], A[one], mask[one])
         torch.testing.assert_close(g[one], alone, rtol=1e-15, atol=0)
 
 
@@ -392,7 +392,7 @@ def test_empty_masks_empty_rows_and_empty_batches_are_zero(name, alpha, ratio):
     config = LADConfig(divergence=name, alpha=alpha, ratio=ratio)
     for shape in ((3, 4), (0, 4), (3, 0), (0, 0), (1, 1)):
         x = torch.randn(shape)
-        loss, g = gradient(lad_loss, x, torch.randn(shape), torch.randn(shape[0]), torch.zeros(shape), config)
+        loss, g = gradient(loss_matrix, x, torch.randn(shape), torch.randn(shape[0]), torch.zeros(shape), config)
         assert loss.shape == g.shape == torch.Size(shape)
         assert (loss == 0).all()
         assert (g == 0).all()
@@ -400,9 +400,9 @@ def test_empty_masks_empty_rows_and_empty_batches_are_zero(name, alpha, ratio):
     log_prob, old, A = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3)
     mask = torch.ones(3, 4)
     mask[1] = 0
-    loss, g = gradient(lad_loss, log_prob, old, A, mask, config)
+    loss, g = gradient(loss_matrix, log_prob, old, A, mask, config)
     keep = [0, 2]
-    expected = gradient(lad_loss, log_prob[keep], old[keep], A[keep], mask[keep], config)
+    expected = gradient(loss_matrix, log_prob[keep], old[keep], A[keep], mask[keep], config)
     # 1 ulp or so: torch may use vector instructions for one size of batch and scalar ones for another
     torch.testing.assert_close(loss[keep], expected[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(g[keep], expected[1], rtol=1e-6, atol=0)
@@ -415,7 +415,7 @@ def test_for_responses_of_one_token_all_ratios_agree(name, alpha):
     log_prob, old, A = torch.randn(4, 3).double(), torch.randn(4, 3).double(), torch.randn(4).double()
     mask = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0]), 3)
     token, *others = (
-        gradient(lad_loss, log_prob, old, A, mask, LADConfig(divergence=name, alpha=alpha, ratio=ratio))
+        gradient(loss_matrix, log_prob, old, A, mask, LADConfig(divergence=name, alpha=alpha, ratio=ratio))
         for ratio in RATIOS
     )
     for other in others:
@@ -428,20 +428,20 @@ def test_non_contiguous_and_expanded_inputs_give_the_same_result(ratio):
     config = LADConfig(ratio=ratio)
     log_prob, old, A = torch.randn(4, 3).double(), torch.randn(4, 3).double(), torch.randn(4, 3).double()
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0], [0, 1, 0]])
-    expected = gradient(lad_loss, log_prob, old, A, mask, config)
+    expected = gradient(loss_matrix, log_prob, old, A, mask, config)
     strided = [x.t().contiguous().t() for x in (log_prob, old, A, mask)]
     assert not strided[0].is_contiguous()
     for got in (
-        gradient(lad_loss, *strided, config),
-        gradient(lad_loss, strided[0], old, A, strided[3], config),
+        gradient(loss_matrix, *strided, config),
+        gradient(loss_matrix, strided[0], old, A, strided[3], config),
     ):
         torch.testing.assert_close(got[0], expected[0], rtol=1e-14, atol=1e-15)
         torch.testing.assert_close(got[1], expected[1], rtol=1e-14, atol=1e-15)
     # one row of log-probs expanded over the batch: its gradient is the sum over the rows
     row = log_prob[:1].clone().requires_grad_()
-    loss = lad_loss(row.expand(4, 3), old[:1].expand(4, 3), A, mask, config)
+    loss = lad_loss(row.expand(4, 3), old[:1].expand(4, 3), A, mask, config)[0]
     (g,) = torch.autograd.grad(loss.sum(), row)
-    expected = gradient(lad_loss, log_prob[:1].repeat(4, 1), old[:1].repeat(4, 1), A, mask, config)
+    expected = gradient(loss_matrix, log_prob[:1].repeat(4, 1), old[:1].repeat(4, 1), A, mask, config)
     torch.testing.assert_close(g, expected[1].sum(0, keepdim=True), rtol=1e-13, atol=1e-14)
     torch.testing.assert_close(loss.detach(), expected[0], rtol=1e-14, atol=1e-15)
 
@@ -462,13 +462,13 @@ def test_non_contiguous_and_expanded_inputs_give_the_same_result(ratio):
 )
 def test_wrong_shapes_are_value_errors_that_name_them(shapes, named):
     with pytest.raises(ValueError, match=r"\(B, T\)") as error:
-        lad_loss(*(torch.zeros(shape) for shape in shapes))
+        lad_loss(*(torch.zeros(shape) for shape in shapes))[0]
     assert named in str(error.value)
 
 
 def test_integer_log_prob_is_a_value_error_that_names_the_type():
     with pytest.raises(ValueError, match=r"log_prob must be floating point, got torch\.int64"):
-        lad_loss(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3), torch.zeros(2), torch.ones(2, 3))
+        lad_loss(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3), torch.zeros(2), torch.ones(2, 3))[0]
 
 
 # --- autograd ---------------------------------------------------------------------------------------------------------
@@ -484,7 +484,7 @@ def test_exactly_one_tensor_is_saved_for_backward(ratio):
 
     log_prob = torch.randn(3, 4, requires_grad=True)
     with saved_tensors_hooks(pack, lambda x: x):
-        lad_loss(log_prob, torch.randn(3, 4), torch.randn(3), torch.ones(3, 4), LADConfig(ratio=ratio))
+        lad_loss(log_prob, torch.randn(3, 4), torch.randn(3), torch.ones(3, 4), LADConfig(ratio=ratio))[0]
     assert saved == [(3, 4)]
 
 
@@ -493,28 +493,22 @@ def test_only_log_prob_gets_a_gradient(ratio):
     config = LADConfig(ratio=ratio)
     log_prob, old, A = (torch.randn(3, 4, requires_grad=True) for _ in range(3))
     mask = torch.ones(3, 4, requires_grad=True)
-    lad_loss(log_prob, old, A, mask, config).sum().backward()
+    lad_loss(log_prob, old, A, mask, config)[0].sum().backward()
     assert log_prob.grad is not None
     assert old.grad is None
     assert A.grad is None
     assert mask.grad is None
-    assert not lad_loss(log_prob.detach(), old, A, mask, config).requires_grad
+    assert not lad_loss(log_prob.detach(), old, A, mask, config)[0].requires_grad
     with torch.no_grad():
-        assert not lad_loss(log_prob, old, A, mask, config).requires_grad
+        assert not lad_loss(log_prob, old, A, mask, config)[0].requires_grad
 
 
 @every_ratio
-def test_no_term_beside_the_loss_carries_a_gradient(ratio):
-    terms = lad_terms(
-        torch.randn(3, 4, requires_grad=True),
-        torch.randn(3, 4),
-        torch.randn(3),
-        torch.ones(3, 4),
-        LADConfig(ratio=ratio),
-    )
-    assert terms.loss.requires_grad
-    for name in ("log_ratio", "level_log_ratio", "target", "weight", "value", "mask", "response_mask", "saturated"):
-        assert not getattr(terms, name).requires_grad, name
+def test_no_diagnostic_carries_a_gradient(ratio):
+    log_prob = torch.randn(3, 4, requires_grad=True)
+    loss, diagnostics = lad_loss(log_prob, torch.randn(3, 4), torch.randn(3), torch.ones(3, 4), LADConfig(ratio=ratio))
+    assert loss.requires_grad
+    assert not any(scalar.requires_grad for pair in diagnostics.values() for scalar in pair)
 
 
 @every_ratio
@@ -529,7 +523,7 @@ def test_no_input_is_modified(ratio, dtype):
     copies = [x.clone() for x in inputs]
     versions = [x._version for x in inputs]
     inputs[0].requires_grad_()
-    lad_loss(*inputs, LADConfig(ratio=ratio, divergence="hd")).sum().backward()
+    lad_loss(*inputs, LADConfig(ratio=ratio, divergence="hd"))[0].sum().backward()
     for x, copy, version in zip(inputs, copies, versions, strict=True):
         torch.testing.assert_close(x.detach(), copy, rtol=0, atol=0, equal_nan=True)
         assert x._version == version
@@ -538,12 +532,12 @@ def test_no_input_is_modified(ratio, dtype):
 def test_gradients_accumulate_and_scale_with_the_upstream_gradient():
     log_prob, old, A = torch.randn(3, 4).double(), torch.randn(3, 4).double(), torch.randn(3).double()
     mask, upstream = torch.ones(3, 4), torch.randn(3, 4).double()
-    _, once = gradient(lad_loss, log_prob, old, A, mask)
-    _, scaled = gradient(lad_loss, log_prob, old, A, mask, upstream=upstream)
+    _, once = gradient(loss_matrix, log_prob, old, A, mask)
+    _, scaled = gradient(loss_matrix, log_prob, old, A, mask, upstream=upstream)
     torch.testing.assert_close(scaled, once * upstream, rtol=1e-15, atol=0)
     leaf = log_prob.clone().requires_grad_()
     for _ in range(2):
-        lad_loss(leaf, old, A, mask).sum().backward()
+        lad_loss(leaf, old, A, mask)[0].sum().backward()
     torch.testing.assert_close(leaf.grad, 2 * once, rtol=1e-15, atol=0)
 
 
@@ -551,7 +545,7 @@ def test_the_graph_continues_through_log_prob():
     logits = torch.randn(3, 5).double().requires_grad_()
     old, A = torch.randn(3, 1).double(), torch.randn(3).double()
     grads = []
-    for loss_function in (lad_loss, lad_loss_reference):
+    for loss_function in (loss_matrix, lad_loss_reference):
         log_prob = logits.log_softmax(-1)[:, :1] * 1.0
         grads.append(torch.autograd.grad(loss_function(log_prob, old, A, torch.ones(3, 1)).sum(), logits)[0])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
@@ -559,7 +553,7 @@ def test_the_graph_continues_through_log_prob():
 
 def second_order(combine) -> None:
     log_prob = torch.randn(2, 3).double().requires_grad_()
-    loss = lad_loss(log_prob, torch.zeros(2, 3).double(), torch.ones(2).double(), torch.ones(2, 3))
+    loss = lad_loss(log_prob, torch.zeros(2, 3).double(), torch.ones(2).double(), torch.ones(2, 3))[0]
     (g,) = torch.autograd.grad(loss.pow(2).sum() if combine == "square" else loss.sum(), log_prob, create_graph=True)
     penalty = g.square().sum()
     (penalty + log_prob.square().sum() if combine == "sum" else penalty).backward()
@@ -574,6 +568,5 @@ def test_double_backward_is_refused_with_an_error(combine):
 
 def test_default_config_is_ladconfig():
     inputs = (torch.randn(2, 3), torch.randn(2, 3), torch.randn(2), torch.ones(2, 3))
-    assert torch.equal(lad_loss(*inputs), lad_loss(*inputs, LADConfig()))
+    assert torch.equal(lad_loss(*inputs)[0], lad_loss(*inputs, LADConfig())[0])
     assert torch.equal(lad_loss_reference(*inputs), lad_loss_reference(*inputs, LADConfig()))
-    assert torch.equal(lad_terms(*inputs).loss, lad_loss(*inputs))

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from verl_lad import LADConfig, lad_loss, lad_loss_reference
 
-from .formulas import IDS, STRICT
+from .formulas import IDS, STRICT, loss_matrix
 
 PAGE = (Path(__file__).parents[2] / "docs" / "numerics.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (float32|bfloat16|float16) \| (.*) \|$", PAGE, re.MULTILINE)
@@ -19,7 +19,7 @@ TABLED = [(name, 0.5) for name in IDS if not name.startswith("alpha")] + [("alph
 
 def loss_and_gradient(log_prob: Tensor, old: Tensor, A: Tensor, config: LADConfig) -> tuple[Tensor, Tensor]:
     log_prob = log_prob.detach().clone().requires_grad_()
-    loss = lad_loss(log_prob, old, A, torch.ones(log_prob.shape), config)
+    loss = lad_loss(log_prob, old, A, torch.ones(log_prob.shape), config)[0]
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
     return loss.detach().double(), gradient.double()
 
@@ -77,7 +77,7 @@ def trained_in_float16(scale: float | None) -> tuple[Tensor, Tensor]:
 
     def gradient(dtype: torch.dtype, factor: float) -> Tensor:
         parameter = old.half().float().requires_grad_()
-        loss = lad_loss(parameter.to(dtype), old.half(), A, mask).mean()
+        loss = lad_loss(parameter.to(dtype), old.half(), A, mask)[0].mean()
         (g,) = torch.autograd.grad(factor * loss, parameter)
         return g / factor
 
@@ -100,7 +100,7 @@ def step_with_grad_scaler(advantage: float, log_ratio: float) -> tuple[Tensor, T
     before = parameter.detach().clone()
     optimiser, scaler = torch.optim.SGD([parameter], lr=1.0), torch.amp.GradScaler("cpu", init_scale=2.0**16)
     old = torch.full((4, 8), -2.0 - log_ratio).half()
-    loss = lad_loss(parameter.half(), old, torch.full((4,), advantage), torch.ones(4, 8)).mean()
+    loss = lad_loss(parameter.half(), old, torch.full((4,), advantage), torch.ones(4, 8))[0].mean()
     scaler.scale(loss).backward()
     scaler.step(optimiser)
     scaler.update()
@@ -143,7 +143,7 @@ def total(loss_function, log_prob: Tensor) -> Tensor:
 def test_a_second_derivative_is_refused_and_the_message_names_the_way_out():
     log_prob = torch.randn(2, 3).double()
     with pytest.raises(RuntimeError, match=r"create_graph=True is not supported; use lad_loss_reference"):
-        torch.autograd.functional.hessian(lambda x: total(lad_loss, x), log_prob)
+        torch.autograd.functional.hessian(lambda x: total(loss_matrix, x), log_prob)
     assert torch.autograd.gradgradcheck(lambda x: total(lad_loss_reference, x), log_prob.requires_grad_())
 
 
@@ -159,7 +159,7 @@ TRANSFORMS = {
 def test_torch_func_is_refused_by_lad_loss_and_works_with_the_reference(transform):
     log_prob = torch.randn(2, 3).double()
     with pytest.raises(RuntimeError, match=r"setup_context|vmap over calling|create_graph=True is not supported"):
-        TRANSFORMS[transform](lad_loss, log_prob)
+        TRANSFORMS[transform](loss_matrix, log_prob)
     TRANSFORMS[transform](lad_loss_reference, log_prob)
 
 
@@ -167,7 +167,7 @@ def test_forward_mode_is_refused_by_lad_loss_and_works_with_the_reference():
     log_prob, tangent = torch.randn(2, 3).double(), torch.randn(2, 3).double()
     with forward_ad.dual_level():
         with pytest.raises(RuntimeError, match="forward mode AD"):
-            total(lad_loss, forward_ad.make_dual(log_prob, tangent))
+            total(loss_matrix, forward_ad.make_dual(log_prob, tangent))
         slope = forward_ad.unpack_dual(total(lad_loss_reference, forward_ad.make_dual(log_prob, tangent))).tangent
     _, gradient = loss_and_gradient(log_prob, OLD, A, LADConfig())
     torch.testing.assert_close(slope, (gradient * tangent).sum(), rtol=1e-12, atol=1e-12)

@@ -72,7 +72,7 @@ def test_the_enumeration_is_complete():
 
 def aggregate(agg_loss, logits, name, alpha, ratio, mode, mask=MASK, tokens=TOKENS, old=OLD, u=U, **kwargs) -> Tensor:
     config = LADConfig(eta=ETA, divergence=name, alpha=alpha, ratio=ratio)
-    return agg_loss(lad_loss(log_probs(logits, tokens), old, u * ETA, mask, config), mask, mode, **kwargs)
+    return agg_loss(lad_loss(log_probs(logits, tokens), old, u * ETA, mask, config)[0], mask, mode, **kwargs)
 
 
 def rows_of_l(logits: Tensor) -> list[Tensor]:
@@ -252,7 +252,7 @@ def test_sequence_level_target_over_all_sequences_has_no_gradient(name, alpha):
     assert (log_prob * MASK).sum(-1).exp().sum().item() == pytest.approx(1.0, abs=1e-13)
     leaf = log_prob.requires_grad_()
     config = LADConfig(eta=ETA, divergence=name, alpha=alpha, ratio="sequence")
-    loss = (p_old * lad_loss(leaf, OLD, U * ETA, MASK, config).sum(-1)).sum()
+    loss = (p_old * lad_loss(leaf, OLD, U * ETA, MASK, config)[0].sum(-1)).sum()
     (g,) = torch.autograd.grad(loss, leaf)
     # in expectation: for every prefix, the gradient with respect to its logits, sum over rows g (1[y] - pi), is zero
     for b, n in enumerate(LENGTHS):
@@ -263,6 +263,6 @@ def test_sequence_level_target_over_all_sequences_has_no_gradient(name, alpha):
             assert abs(pull.item()) < 1e-14
     # each row's own gradient: rho f'(1 / Z), zero if Z is one
     Z = target.sum()
-    own = lad_loss(leaf, OLD, (U - Z.log()) * ETA, MASK, config)
+    own = lad_loss(leaf, OLD, (U - Z.log()) * ETA, MASK, config)[0]
     (g,) = torch.autograd.grad(own.sum(), leaf)
     assert g.abs().max() < 1e-13

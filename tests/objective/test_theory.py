@@ -30,7 +30,7 @@ def problem(Z: float, actions: int = ACTIONS, seed: int = 0) -> tuple[Tensor, Te
 def expected_loss(logits: Tensor, pi_old: Tensor, u: Tensor, config: LADConfig) -> Tensor:
     """E_{y ~ pi_old} of the package's loss for one-token responses: each action once, weighted by pi_old."""
     log_prob = logits.log_softmax(-1).unsqueeze(-1)
-    loss = lad_loss(log_prob, pi_old.log().unsqueeze(-1), u * config.eta, torch.ones_like(log_prob), config)
+    loss = lad_loss(log_prob, pi_old.log().unsqueeze(-1), u * config.eta, torch.ones_like(log_prob), config)[0]
     return (pi_old * loss.squeeze(-1)).sum()
 
 
@@ -209,7 +209,7 @@ def test_canonical_and_paper_forms_have_the_same_expected_gradient_but_not_per_s
     def ours(l: Tensor) -> Tensor:
         config = LADConfig(divergence=name, eta=ETA)
         l = l.unsqueeze(-1)
-        return lad_loss(l, torch.zeros_like(l), u * ETA, torch.ones_like(l), config).squeeze(-1)
+        return lad_loss(l, torch.zeros_like(l), u * ETA, torch.ones_like(l), config)[0].squeeze(-1)
 
     canonical, own = samples(ours)
     paper, own_paper = samples(lambda l: u.exp() * paper_form((l - u).exp()))
@@ -226,7 +226,7 @@ def test_only_the_canonical_form_vanishes_per_sample_at_the_target(name):
     pi_old, u, target = problem(1.0)
     l = (target.log() - pi_old.log()).unsqueeze(-1).requires_grad_()
     config = LADConfig(divergence=name, eta=ETA)
-    loss = lad_loss(l, torch.zeros_like(l), u * ETA, torch.ones(ACTIONS, 1), config)
+    loss = lad_loss(l, torch.zeros_like(l), u * ETA, torch.ones(ACTIONS, 1), config)[0]
     (own,) = torch.autograd.grad(loss.sum(), l)
     assert own.abs().max() < 1e-14
     paper = u.exp() * PAPER_FORMS[name]((l.squeeze(-1) - u).exp())
@@ -241,7 +241,7 @@ def test_every_samples_own_gradient_vanishes_at_a_centred_target(name, alpha):
     _, u, _ = problem(1.0)
     l = u.unsqueeze(-1).clone().requires_grad_()
     config = LADConfig(divergence=name, alpha=alpha, eta=ETA)
-    (g,) = torch.autograd.grad(lad_loss(l, torch.zeros_like(l), u * ETA, torch.ones(ACTIONS, 1), config).sum(), l)
+    (g,) = torch.autograd.grad(lad_loss(l, torch.zeros_like(l), u * ETA, torch.ones(ACTIONS, 1), config)[0].sum(), l)
     assert (g == 0).all()
 
 

@@ -72,7 +72,7 @@ def config(name: str, alpha: float, eta: float = 1.0, **settings) -> LADConfig:
 def losses(log_p: Tensor, q: Tensor, u: Tensor, name: str, alpha: float) -> Tensor:
     """(Y,) lad_loss of each answer, eta = 1."""
     log_p = log_p.unsqueeze(-1)
-    return lad_loss(log_p, q.log().unsqueeze(-1), u, torch.ones_like(log_p), config(name, alpha)).squeeze(-1)
+    return lad_loss(log_p, q.log().unsqueeze(-1), u, torch.ones_like(log_p), config(name, alpha))[0].squeeze(-1)
 
 
 def expected_loss(log_p: Tensor, q: Tensor, u: Tensor, name: str, alpha: float) -> Tensor:
@@ -134,6 +134,6 @@ def group_weights(groups: Tensor, advantages: Tensor, name: str, alpha: float, e
     """(M, n) each sample's own g at pi_theta = pi_old, from the backward pass of lad_loss."""
     log_p = torch.zeros(groups.numel(), 1, dtype=torch.float64, requires_grad=True)
     settings = config(name, alpha, eta)
-    loss = lad_loss(log_p, torch.zeros_like(log_p), advantages.flatten(), torch.ones_like(log_p), settings)
+    loss = lad_loss(log_p, torch.zeros_like(log_p), advantages.flatten(), torch.ones_like(log_p), settings)[0]
     (g,) = torch.autograd.grad(loss.sum(), log_p)
     return g.view(groups.shape)

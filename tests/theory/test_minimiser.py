@@ -128,7 +128,7 @@ def group_loss(logits: Tensor, q: Tensor, n: int, name: str, alpha: float, by_st
     A = group_advantages(SCORES[groups].flatten(), group_ids(groups), settings, norm_by_std=by_std)
     log_p = logits.log_softmax(-1)[groups].view(-1, 1)
     old = q.log()[groups].view(-1, 1)
-    loss = lad_loss(log_p, old, A, torch.ones_like(log_p), settings).view(groups.shape)
+    loss = lad_loss(log_p, old, A, torch.ones_like(log_p), settings)[0].view(groups.shape)
     return (probability * loss.mean(-1)).sum()
 
 
@@ -206,6 +206,6 @@ def test_without_any_centring_the_expected_sample_loss_is_the_exact_one(name, al
     A = SCORES[groups].flatten()
     p = policy(4, 7)
     log_p = p.log()[groups].view(-1, 1)
-    loss = lad_loss(log_p, q.log()[groups].view(-1, 1), A, torch.ones_like(log_p), config(name, alpha, ETA))
+    loss = lad_loss(log_p, q.log()[groups].view(-1, 1), A, torch.ones_like(log_p), config(name, alpha, ETA))[0]
     mean = (probability * loss.view(groups.shape).mean(-1)).sum()
     torch.testing.assert_close(mean, expected_loss(p.log(), q, SCORES / ETA, name, alpha), rtol=1e-12, atol=1e-12)

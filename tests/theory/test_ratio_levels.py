@@ -37,7 +37,7 @@ def token_log_probs(model: tuple[Tensor, Tensor]) -> Tensor:
 def expected_loss(log_prob: Tensor, old, u: Tensor, name: str, alpha: float, ratio: str) -> Tensor:
     """E_{y ~ pi_old} of the loss under the level's own loss_agg_mode; token level: the sum over the two tokens."""
     config = LADConfig(eta=1.0, divergence=name, alpha=alpha, ratio=ratio)
-    loss = lad_loss(log_prob, token_log_probs(old), u.flatten(), torch.ones_like(log_prob), config)
+    loss = lad_loss(log_prob, token_log_probs(old), u.flatten(), torch.ones_like(log_prob), config)[0]
     per_response = loss.mean(-1) if ratio == "geometric" else loss.sum(-1)
     return (joint(old).flatten() * per_response).sum()
 
@@ -177,7 +177,7 @@ def test_anchored_fixed_point_is_the_same_for_responses_of_different_lengths(nam
         first, second = tensor([q[0], 1 - q[0]]), q[1:] / q[1:].sum()
         tables = [first.log().requires_grad_(), second.log().requires_grad_()]
         log_prob = responses(*(table.log_softmax(0) for table in tables))
-        loss = lad_loss(log_prob, log_prob.detach(), (w / q).log(), mask, config).sum(-1)  # mass one: E_q[w / q] = 1
+        loss = lad_loss(log_prob, log_prob.detach(), (w / q).log(), mask, config)[0].sum(-1)  # mass one: E_q[w / q] = 1
         if aggregate == "mean":
             loss = loss / mask.sum(-1)
         return max(g.abs().max().item() for g in torch.autograd.grad((q * loss).sum(), tables))
@@ -250,7 +250,7 @@ def test_geometric_level_is_not_convex_in_the_probabilities_for_kl():
         p = tensor([first, 1 - first])
         certain = torch.zeros(2, dtype=torch.float64)
         log_prob, old = (torch.stack([x.log(), certain], -1) for x in (p, q))
-        return (q * lad_loss(log_prob, old, u, torch.ones_like(old), config).mean(-1)).sum().item()
+        return (q * lad_loss(log_prob, old, u, torch.ones_like(old), config)[0].mean(-1)).sum().item()
 
     assert loss(0.5) > (loss(0.4) + loss(0.6)) / 2 + 1e-5
 

@@ -449,7 +449,7 @@ def test_simulated_adam_on_shared_logits_loses_the_base_distribution_over_the_be
             s = scores.expand_as(old).gather(-1, y).flatten()
             A = group_advantages(s, torch.arange(runs * prompts).repeat_interleave(n), settings, reference_log_ratio=K)
             log_prob = log_p.gather(-1, y).view(-1, 1)
-            loss = lad_loss(log_prob, sampled_old.view(-1, 1), A, torch.ones_like(log_prob), settings)
+            loss = lad_loss(log_prob, sampled_old.view(-1, 1), A, torch.ones_like(log_prob), settings)[0]
             optimiser.zero_grad()
             (loss.sum() / n).backward()
             optimiser.step()

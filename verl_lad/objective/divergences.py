@@ -33,6 +33,7 @@ class Divergence:
         weight_and_value: (l, u) -> g = dL/dl and the centred value, of which g is the derivative in l; elementwise, any
             shape. g is exactly 0 where l = u.
         f: X -> f(X), canonical, for the reference loss. None for a divergence that a user registered in log space.
+        order: alpha of the alpha family that the divergence belongs to, up to a factor; None outside it.
         strictly_convex: whether pi_old exp(u) / Z is the only minimiser for every Z. False for tv, which is strictly
             convex nowhere: there, centre the partition (`partition="group"`).
         saturates_above: exp(u) itself is formed, so u is limited to at most max_log_weight.
@@ -42,6 +43,7 @@ class Divergence:
     name: str
     weight_and_value: WeightAndValue
     f: Callable[[Tensor], Tensor] | None
+    order: float | None = None
     strictly_convex: bool = True
     saturates_above: bool = False
     saturates_below: bool = False
@@ -154,7 +156,7 @@ def _alpha(a: float) -> Divergence:
     def f(X: Tensor) -> Tensor:
         return (X**a - a * X - (1 - a)) / (a * (a - 1))
 
-    return Divergence("alpha", weight_and_value, f, saturates_above=a < 1, saturates_below=a > 1)
+    return Divergence("alpha", weight_and_value, f, order=a, saturates_above=a < 1, saturates_below=a > 1)
 
 
 ALPHA_RANGE = (-1.0, 2.0)
@@ -165,10 +167,10 @@ ALPHA_DISTANCE = 1e-3
 
 _BUILT_IN = {
     "js": Divergence("js", _js, _js_f),
-    "hellinger": Divergence("hellinger", _hellinger, _hellinger_f, saturates_above=True),
+    "hellinger": Divergence("hellinger", _hellinger, _hellinger_f, order=0.5, saturates_above=True),
     "tv": Divergence("tv", _tv, _tv_f, strictly_convex=False),
-    "kl": Divergence("kl", _kl, _kl_f),
-    "rkl": Divergence("rkl", _rkl, _rkl_f, saturates_above=True),
+    "kl": Divergence("kl", _kl, _kl_f, order=1.0),
+    "rkl": Divergence("rkl", _rkl, _rkl_f, order=0.0, saturates_above=True),
     "jeffreys": Divergence("jeffreys", _jeffreys, _jeffreys_f, saturates_above=True),
 }
 _ALIASES = {"hd": "hellinger", "jf": "jeffreys", "jeffrey": "jeffreys", "reverse_kl": "rkl"}

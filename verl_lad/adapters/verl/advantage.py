@@ -1,7 +1,6 @@
 """The advantage estimator `lad`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ def compute_lad_outcome_advantage(
     index: np.ndarray | None = None,
     **unused: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Group-relative outcome advantages under verl's contract of an estimator (verl/trainer/ppo/ray_trainer.py:243).
+    """Compute group-relative outcome advantages under verl's contract of an estimator.
 
-    By default equal to verl's `grpo`. With algorithm.lad.partition=group each group's target has mass one. With
-    algorithm.lad.anchor=reference the rewards arrive as s - eta K, spread over the tokens by verl's in-reward KL, and
-    their sum is what `group_advantages` calls the anchored score.
+    By default they equal those of verl's `grpo`. algorithm.lad.partition shifts each group by a constant. With
+    algorithm.lad.anchor=reference the rewards arrive as s - eta K, spread over the tokens by verl's in-reward KL; their
+    sum is the score that `group_advantages` takes.
 
     Args:
         token_level_rewards: (B, T).
@@ -43,14 +42,12 @@ def compute_lad_outcome_advantage(
         raise ValueError("algorithm.adv_estimator=lad needs the uid of each response, and this trainer passes none")
     algorithm = config or {}
     settings = lad_config(algorithm.get("lad"))
-    anchored = settings.anchor == "reference"
-    if anchored:
-        settings = replace(settings, anchor="old", partition="group")
     norm_by_std = bool(algorithm.get("norm_adv_by_std_in_grpo", True))
     scores = token_level_rewards.sum(dim=-1)
     finite = scores.isfinite()
     if not finite.all():
         first = int((~finite).nonzero()[0, 0])
+        anchored = settings.anchor == "reference"
         also = ", which includes eta times the log-ratio to the reference policy" if anchored else ""
         raise ValueError(
             f"{int((~finite).sum())} of {len(scores)} rewards are not finite; the first is {scores[first].item()} for "

@@ -4,15 +4,17 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from verl_lad.objective import DIAGNOSTICS, LADConfig, lad_responses
+from verl_lad.objective import DIAGNOSTICS, LADConfig, diagnostic_means, lad_loss
 from verl_lad.version import __version__
 
 if TYPE_CHECKING:
     from verl.workers.config import ActorConfig
 
-METRIC_NAMES = tuple(f"actor/{name}" if name == "ppo_kl" else f"actor/lad/{name}" for name in DIAGNOSTICS)
+METRIC_NAMES = {name: f"actor/{name}" if name == "ppo_kl" else f"actor/lad/{name}" for name in DIAGNOSTICS}
+"""Diagnostic -> verl's metric. verl 0.9.1 averages each over micro-batches and ranks, whatever a loss asks for."""
 
 
 @cache
@@ -29,7 +31,7 @@ def compute_policy_loss_lad(
     config: "ActorConfig | None" = None,
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """LAD under verl's contract of a policy loss (called at verl/workers/utils/losses.py:104).
+    """Compute LAD's loss under verl's contract of a policy loss.
 
     Args:
         old_log_prob: (B, T) log-probabilities of the sampling policy.
@@ -41,7 +43,7 @@ def compute_policy_loss_lad(
         rollout_is_weights: (B, T) importance weights of verl's rollout correction, multiplied in, without gradient.
 
     Returns:
-        Scalar loss, an output of agg_loss; and the metrics METRIC_NAMES as floats, fetched in one transfer.
+        The scalar loss, an output of agg_loss, and the metrics as floats, fetched in one transfer.
 
     Raises:
         ValueError: if config is None, or not composed with our keys.
@@ -56,14 +58,9 @@ def compute_policy_loss_lad(
             "verl_lad.adapters.verl.settings.LADPolicyLossConfig if you build the config yourself."
         )
     _say_once(settings)
-    responses = lad_responses(log_prob, old_log_prob, advantages, response_mask, settings, rollout_is_weights)
-    # agg_loss on one column: the mean loss of each response, which counts for as many tokens as it has. Every one of
-    # its modes is linear in the sums over the responses, so that is the same number without its (B, T) matrices.
-    info = {"loss_scale_factor": None, **config.global_batch_info}
-    if info["loss_scale_factor"] is None:
-        info["loss_scale_factor"] = response_mask.shape[-1]  # what agg_loss would take from the matrix
-    loss = agg_loss(
-        loss_mat=responses.loss_mean, loss_mask=responses.length.unsqueeze(-1), loss_agg_mode=loss_agg_mode, **info
-    )
-    values = responses.diagnostics.tolist()  # the one device synchronisation
-    return loss, dict(zip(METRIC_NAMES, values, strict=True))
+    loss, diagnostics = lad_loss(log_prob, old_log_prob, advantages, response_mask, settings)
+    if rollout_is_weights is not None:
+        loss = loss * torch.where(response_mask.bool(), rollout_is_weights.detach(), 0.0)
+    loss = agg_loss(loss_mat=loss, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info)
+    means = diagnostic_means(diagnostics)  # the one device synchronisation
+    return loss, {METRIC_NAMES[name]: mean for name, mean in means.items()}

@@ -63,7 +63,7 @@ class Head:
         return logits.log_softmax(-1).gather(-1, self.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
 
     def naive(self, config: LADConfig, weights: Tensor, token_weights: Tensor | float = 1.0) -> Tensor:
-        matrix = lad_loss(self.log_prob(), self.old, self.advantages, self.mask, config) * token_weights
+        matrix = lad_loss(self.log_prob(), self.old, self.advantages, self.mask, config)[0] * token_weights
         return (matrix.sum(-1) * weights).sum()
 
     def fused(self, config: LADConfig, weights: Tensor, **changes):

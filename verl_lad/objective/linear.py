@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from verl_lad.objective.config import LADConfig
-from verl_lad.objective.loss import check_shapes, evaluate
-from verl_lad.objective.responses import lad_responses
+from verl_lad.objective.diagnostics import Diagnostics
+from verl_lad.objective.loss import check_shapes, closed_form
 
 LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
 CHUNK_BYTES = 160e6
@@ -76,12 +76,12 @@ class LADLinearLoss:
     Attributes:
         loss: scalar; carries the gradient.
         log_prob: (B, T) log pi_theta of the labels, 0 where masked; without gradient.
-        diagnostics: (len(DIAGNOSTICS),), on the device, without gradient.
+        diagnostics: name -> (sum, count), on the device.
     """
 
     loss: Tensor
     log_prob: Tensor
-    diagnostics: Tensor
+    diagnostics: Diagnostics
 
 
 @dataclass(frozen=True)
@@ -366,20 +366,20 @@ def lad_linear_loss(
             if gradients is None or not in_one_pass:
                 continue
             policy, sampler, target, counts, factor = (matrix[first:stop] for matrix in rows)
-            grad_log_prob = (evaluate(policy, sampler, target, counts, config).token_weight * factor).flatten()
+            grad_log_prob = (closed_form(policy, sampler, target, counts, config).weight * factor).flatten()
             for chunk in chunks:
                 if len(chunks) > 1:
                     softmax = head.softmax(states[chunk], labels[chunk])
                 gradients.add(head, chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
                 del softmax
-        responses = lad_responses(log_prob, old, advantages, mask, config, token_weights)
-        loss = (responses.sums * response_weights).sum()
+        matrix, token_weight, diagnostics = closed_form(log_prob, old, advantages, mask, config)
+        loss = (matrix * factors).sum() * unit
         if gradients is not None and not in_one_pass:
-            grad_log_prob = (responses.weight * (response_weights / unit).unsqueeze(-1)).flatten()
+            grad_log_prob = (token_weight * factors).flatten()
             elements = chunk_size * len(lm_head_weight)
             gradients.add_by_slices(head, tokens, states, labels, every_log_total, grad_log_prob, elements)
     loss = _LinearLoss.apply(hidden, lm_head_weight, bias, loss, gradients, unit)
-    return LADLinearLoss(loss, log_prob, responses.diagnostics)
+    return LADLinearLoss(loss, log_prob, diagnostics)
 
 
 def _check(
