@@ -1,7 +1,7 @@
-"""The demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+"""Train the demo's task with TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
 
-Writes what verl would: validation/<step>.jsonl and metrics.jsonl, a step being one generation and its updates. So
-`verl-lad report` reads both trainers alike.
+The program writes what verl would, validation/<step>.jsonl and metrics.jsonl, so that `verl-lad report` reads both
+trainers alike. A step is one generation and its updates.
 """
 
 import argparse
@@ -38,7 +38,7 @@ VERLS_NAMES = {
 
 @dataclass
 class Demo:
-    """The arguments that are not TRL's."""
+    """Arguments of the demo beside TRL's."""
 
     assets: str
     test_freq: int
@@ -46,7 +46,7 @@ class Demo:
 
 
 class Record(TrainerCallback):
-    """Validates before training and every test_freq steps, and keeps the metrics."""
+    """Callback that validates before training and every test_freq steps, and writes the metrics."""
 
     def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
         self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)
@@ -69,7 +69,7 @@ class Record(TrainerCallback):
 
     @torch.no_grad()
     def validate(self, model: PreTrainedModel, step: int) -> None:
-        """Samples of every prompt, as verl dumps them; and the policy's exact statistics, to the console."""
+        """Write samples of every prompt as verl dumps them, and print the policy's exact statistics."""
         model.eval()
         prompts = self.encoder.prompts.repeat_interleave(self.demo.val_samples, dim=0)
         made = model.generate(

@@ -18,7 +18,7 @@ LOSSES = [
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Generated; with another old policy, a hole, an unscored response, and one that does not count."""
+    """Generate a batch, and give it another old policy, a hole, an unscored response and one that does not count."""
     trainer = make_trainer(tmp_path_factory.mktemp("batch"), RecordingTrainer, max_steps=1)
     trainer.train()
     batch = {key: value for key, value in trainer.micro_batches[0].items() if torch.is_tensor(value)}

@@ -16,6 +16,7 @@ from .tiny_trainer import make_trainer
 
 B, T = 4, 6
 RATIOS = {"token": "dapo", "sequence": "luspo", "geometric": "grpo"}
+RATIOS_AND_AGGREGATIONS = [(ratio, loss_type) for ratio, types in AGGREGATIONS.items() for loss_type in types]
 
 
 @pytest.fixture
@@ -136,18 +137,33 @@ def test_off_policy_mask_drops_what_trls_own_drops(tmp_path, batch, gradient_of,
 
 
 @pytest.mark.parametrize("bias_corrected", [True, False])
-@pytest.mark.parametrize(("ratio", "loss_type"), [("token", "dapo"), ("token", "dr_grpo"), *list(RATIOS.items())[1:]])
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("ratio", "loss_type"), RATIOS_AND_AGGREGATIONS)
 def test_beta_adds_the_gradient_of_grpos_own_kl_and_no_other(
-    tmp_path, batch, gradient_of, ratio, loss_type, bias_corrected
+    tmp_path, batch, gradient_of, ratio, loss_type, bias_corrected, accumulation
 ):
+    batch["inputs"]["num_items_in_batch"] *= 3 * accumulation
+
     def added(**which):
-        keys = {"loss_type": loss_type, "use_bias_correction_kl": bias_corrected}
+        keys = {"loss_type": loss_type, "use_bias_correction_kl": bias_corrected, "steps_per_generation": 4}
         with_kl, without = (make_trainer(tmp_path, **which, **keys, beta=beta) for beta in (0.3, 0.0))
         assert with_kl.ref_model is not None
-        return gradient_of(with_kl) - gradient_of(without)
+        return gradient_of(with_kl, accumulation=accumulation) - gradient_of(without, accumulation=accumulation)
 
     kl = added(trainer=GRPOTrainer, config=GRPOConfig)
     equal(added(lad_ratio=ratio), kl)
+
+
+@pytest.mark.parametrize(("ratio", "loss_type"), RATIOS_AND_AGGREGATIONS)
+def test_an_update_is_divided_by_its_own_tokens_whatever_a_generation_holds(
+    tmp_path, batch, gradient_of, ratio, loss_type
+):
+    """A generation of four micro-batches and updates of two: the sum over an update is a mean over its tokens."""
+    batch["inputs"]["num_items_in_batch"] *= 4
+    keys = {"lad_ratio": ratio, "loss_type": loss_type}
+    four = gradient_of(make_trainer(tmp_path, **keys, steps_per_generation=4), accumulation=2)
+    batch["inputs"]["num_items_in_batch"] = batch["mask"].sum()
+    equal(2 * four, gradient_of(make_trainer(tmp_path, **keys)))
 
 
 def test_old_log_prob_is_the_policys_own_where_trl_leaves_it_out(tmp_path, batch, gradient_of):
@@ -215,9 +231,7 @@ def test_router_loss_is_grpos_own(tmp_path, batch, gradient_of):
     assert mean == pytest.approx(grpos)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "loss_type"), [(ratio, loss_type) for ratio, types in AGGREGATIONS.items() for loss_type in types]
-)
+@pytest.mark.parametrize(("ratio", "loss_type"), RATIOS_AND_AGGREGATIONS)
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_policy_loss_is_logged_before_it_is_divided_for_accumulation(
     tmp_path, batch, gradient_of, ratio, loss_type, beta

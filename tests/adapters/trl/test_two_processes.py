@@ -26,7 +26,7 @@ def directory(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(directory):
-    """What each of the two processes produced, the micro-batches of its loss, and where its policy ended."""
+    """Train in two processes; return what each produced, its micro-batches and its last parameters."""
     done = subprocess.run(
         [
             sys.executable,

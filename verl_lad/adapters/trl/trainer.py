@@ -28,10 +28,10 @@ FORWARD_KEYS = (
 class LADTrainer(GRPOTrainer):
     """GRPOTrainer with LAD's policy loss and, for lad_anchor="reference" or a lad_partition, LAD's advantages.
 
-    Everything else is inherited: generation, rewards, TRL's masks and corrections, logging, checkpoints. A response
-    that no reward function scored moves nothing, as in GRPOTrainer. Metrics beside TRL's are lad/ and the names of
-    DIAGNOSTICS; with lad_anchor="reference" also lad/reference_kl, the mean over responses of log pi_old - log pi_ref.
-    TRL's clip_ratio metrics are left out, since LAD does not clip.
+    The rest is GRPOTrainer's, its masks and corrections of the loss included. A response that no reward function
+    scored moves nothing. TRL's metrics are logged, without clip_ratio, since LAD does not clip, and with policy_loss in
+    every run. Others are lad/ with the names of DIAGNOSTICS, and with lad_anchor="reference" lad/reference_kl, the mean
+    over responses of log pi_old - log pi_ref.
 
     Raises:
         TypeError: if args is not a LADTrainerConfig.
@@ -66,28 +66,24 @@ class LADTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, *others, **named)
         if args.lad_fused:
             if self.aux_loss_enabled:
-                raise ValueError(
-                    f"router_aux_loss_coef={args.router_aux_loss_coef} does not go with lad_fused=True: allowed is 0.0"
-                )
+                coefficient = self.router_aux_loss_coef
+                raise ValueError(f"router_aux_loss_coef={coefficient} does not go with lad_fused=True: allowed is 0.0")
             with_peft = hasattr(self.model, "get_base_model")
             add_lad_head(self.model.get_base_model() if with_peft else self.model, self.temperature)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        mode = "train" if self.model.training else "eval"
-        accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1.0  # no accumulation in eval
+        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         mask = _loss_mask(inputs)
 
         def masked(x: Tensor) -> Tensor:
             """Put 0 where masked: NaN there would survive a product with the mask."""
             return torch.where(mask, x, 0.0)
 
-        # (B,), or (B, T) from a subclass; NaN takes a response out of the loss
-        advantages = inputs["advantages"]
+        advantages = inputs["advantages"]  # (B,), or (B, T) from a subclass
         advantages = (advantages.unsqueeze(1) if advantages.dim() == 1 else advantages).expand(mask.shape)
-        lad_mask = mask & ~advantages.isnan()
-        vllm_weights = None
-        if self.use_vllm and self.vllm_importance_sampling_correction:
-            vllm_weights = masked(inputs["importance_sampling_ratio"])
+        scored_mask = mask & ~advantages.isnan()
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        vllm_weights = masked(inputs["importance_sampling_ratio"]) if corrected else None
         divisor = self._aggregation_divisor(mask, inputs)
 
         if self.args.lad_fused:
@@ -95,7 +91,7 @@ class LADTrainer(GRPOTrainer):
                 "labels": inputs["completion_ids"],
                 "old_log_prob": inputs.get("old_per_token_logps"),
                 "advantages": advantages,
-                "response_mask": lad_mask,
+                "response_mask": scored_mask,
                 "config": self._lad,
                 "response_weights": torch.ones(len(mask), device=mask.device) / divisor,
                 "token_weights": vllm_weights,
@@ -111,7 +107,7 @@ class LADTrainer(GRPOTrainer):
         old_per_token_logps = inputs.get("old_per_token_logps")  # TRL leaves it out where it is the policy's own
         old_per_token_logps = per_token_logps.detach() if old_per_token_logps is None else masked(old_per_token_logps)
 
-        per_token_loss, diagnostics = lad_loss(per_token_logps, old_per_token_logps, advantages, lad_mask, self._lad)
+        per_token_loss, diagnostics = lad_loss(per_token_logps, old_per_token_logps, advantages, scored_mask, self._lad)
         metrics: dict[str, tuple[Any, Any]] = {"entropy": (entropies.sum(), mask.sum())}
 
         if self.off_policy_mask_threshold is not None:
@@ -146,7 +142,7 @@ class LADTrainer(GRPOTrainer):
         return loss / accumulation
 
     def _aggregation_divisor(self, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Return what TRL's aggregation divides each response's summed loss by: (B,), or one number for all."""
+        """Return what TRL's aggregation divides each response's summed loss by: (B,), or a scalar for all."""
         size, lengths = len(mask), mask.sum(-1)
         # num_items_in_batch counts the tokens of all processes and, in training, of all micro-batches of a generation
         parts = self.accelerator.num_processes * (self.args.steps_per_generation if self.model.training else 1)
@@ -195,17 +191,16 @@ class LADTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)  # (processes * B, reward functions), NaN where none
-        infinite = rewards.isinf().any(dim=0)
-        if infinite.any():
-            names = [name for name, bad in zip(self.reward_func_names, infinite.tolist(), strict=True) if bad]
-            raise ValueError(f"{', '.join(names)} returned an infinite reward: allowed is a finite number or None")
+        infinite = [name for name, bad in zip(self.reward_func_names, rewards.isinf().any(0), strict=True) if bad]
+        if infinite:
+            raise ValueError(f"{', '.join(infinite)} returned an infinite reward: allowed is a finite number or None")
         self._unscored = rewards.isnan().all(dim=1)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        rank, size = self.accelerator.process_index, len(inputs)
-        rows = slice(rank * size, (rank + 1) * size)
+        first = self.accelerator.process_index * len(inputs)
+        rows = slice(first, first + len(inputs))
         if self._lad.constant != "none":
             advantages = self._group_advantages(output)
             output["advantages"] = advantages[rows]
@@ -245,10 +240,9 @@ class LADTrainer(GRPOTrainer):
     @torch.no_grad()
     def _old_log_prob(self, batch: dict[str, Any]) -> Tensor:
         """Return the (B, T) log-probabilities of the policy as it is now, computed as TRL does at generation."""
-        args = self.args
-        batch_size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
-        with disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
-            return self._forward(self.model, batch, batch_size=batch_size)[0]
+        size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return self._forward(self.model, batch, batch_size=size)[0]
 
 
 def _loss_mask(batch: dict[str, Any]) -> Tensor:
