@@ -113,12 +113,12 @@ def test_without_the_anchor_no_reference_is_held(tmp_path):
 def test_a_partition_shifts_trls_own_advantages_in_each_group(
     tmp_path, monkeypatch, scale_rewards, aggregation, partition
 ):
-    of_trl = []
+    trls_own = []
     generate = GRPOTrainer._generate_and_score_completions
 
     def recording(self, inputs):
         output = generate(self, inputs)
-        of_trl.append(output["advantages"].clone())
+        trls_own.append(output["advantages"].clone())
         return output
 
     monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", recording)
@@ -127,7 +127,7 @@ def test_a_partition_shifts_trls_own_advantages_in_each_group(
         scale_rewards=scale_rewards, multi_objective_aggregation=aggregation,
     )  # fmt: skip
     trainer.train()
-    for batch, unmoved in zip(trainer.produced, of_trl, strict=True):
+    for batch, unmoved in zip(trainer.produced, trls_own, strict=True):
         ours, theirs = batch["advantages"].view(-1, 4), unmoved.view(-1, 4)
         equal(ours, PARTITIONS[partition](theirs))
         if partition == "group":
@@ -135,16 +135,16 @@ def test_a_partition_shifts_trls_own_advantages_in_each_group(
 
 
 def test_without_partition_and_anchor_the_advantages_are_trls(tmp_path, monkeypatch):
-    of_trl = []
+    trls_own = []
     generate = GRPOTrainer._generate_and_score_completions
     monkeypatch.setattr(
         GRPOTrainer,
         "_generate_and_score_completions",
-        lambda self, inputs: of_trl.append(generate(self, inputs)) or dict(of_trl[-1]),
+        lambda self, inputs: trls_own.append(generate(self, inputs)) or dict(trls_own[-1]),
     )
     trainer = make_trainer(tmp_path, RecordingTrainer, per_device_train_batch_size=8, max_steps=2)
     trainer.train()
-    for batch, theirs in zip(trainer.produced, of_trl, strict=True):
+    for batch, theirs in zip(trainer.produced, trls_own, strict=True):
         assert torch.equal(batch["advantages"], theirs["advantages"])
 
 
@@ -214,18 +214,22 @@ def test_an_infinite_reward_is_refused_with_the_name_of_its_function(tmp_path):
         trainer.train()
 
 
-def test_an_evaluation_of_single_responses_changes_nothing_of_the_training(tmp_path):
-    def trained(**settings):
-        trainer = make_trainer(tmp_path, max_steps=3, **settings, **ANCHORED)
-        trainer.train()
-        return trainer
-
+def test_single_responses_may_be_evaluated_while_groups_are_trained_on(tmp_path):
     prompts = Dataset.from_dict({"prompt": ["1+1=", "2+1=", "3+1="]})
-    evaluation = {"eval_dataset": prompts, "num_generations_eval": 1, "per_device_eval_batch_size": 3}
-    trainer = trained(**evaluation)
-    assert torch.equal(parameters(trainer.model), parameters(trained().model))
-    metrics = trainer.evaluate()
-    assert all(math.isfinite(metrics[f"eval_lad/{name}"]) for name in DIAGNOSTICS)
+    trainer = make_trainer(
+        tmp_path, RecordingTrainer, eval_dataset=prompts, num_generations_eval=1, per_device_eval_batch_size=3,
+        eval_strategy="steps", eval_steps=1, num_iterations=2, max_steps=4, **ANCHORED,
+    )  # fmt: skip
+    trainer.train()
+    evaluations = [batch for batch in trainer.produced if len(batch["scores"]) == 3]
+    trainings = [batch for batch in trainer.produced if len(batch["scores"]) == 8]
+    assert (len(evaluations), len(trainings)) == (4, 2)
+    for batch in trainings:
+        equal(batch["advantages"], anchored_by_hand(batch["scores"], batch["log_ratio"]))
+    for batch in evaluations:
+        equal(batch["advantages"], torch.zeros(3))
+    logs = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert all(math.isfinite(entry[f"eval_lad/{name}"]) for entry in logs for name in DIAGNOSTICS)
 
 
 def test_evaluation_has_groups_of_its_own_size(tmp_path):

@@ -206,6 +206,18 @@ def test_metrics_are_the_diagnostics_and_nothing_is_called_clipped(tmp_path, bat
     assert not any("clip" in name for name in metrics)
 
 
+def test_metrics_are_means_over_all_processes_but_for_the_largest_log_ratio(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    trainer.model.train()
+    other_process = torch.tensor([[[7.0, 1.0], [0.0, 0.0], [5.0, 2.0]]])
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda pairs: torch.cat([pairs, other_process]))
+    number = torch.tensor
+    diagnostics = {"log_ratio_abs_max": (number(3.0), number(1.0)), "weight_pos": (number(0.0), number(0.0))}
+    trainer._log_means(diagnostics, {"entropy": (number(1.0), number(6))})
+    logged = {name: trainer._metrics["train"][name] for name in ("lad/log_ratio_abs_max", "lad/weight_pos", "entropy")}
+    assert logged == {"lad/log_ratio_abs_max": [7.0], "lad/weight_pos": [0.0], "entropy": [6 / 8]}
+
+
 @pytest.mark.parametrize("quantile", [1.0, 0.4])
 def test_entropy_bonus_is_grpos_own(tmp_path, batch, gradient_of, quantile):
     def bonus(**which):

@@ -58,7 +58,7 @@ def test_the_forward_pass_takes_what_we_pass():
 def test_all_that_grpos_loss_reads_is_in_lads_loss_too_or_is_refused():
     """_compute_loss is written out in LADTrainer: what a release adds to TRL's own must be added or refused there."""
     refused = {"use_adaptive_entropy", "importance_sampling_level", "delta"}
-    of_refused = {
+    read_by_refused = {
         "_last_world_entropy", "entropy_target", "_entropy_window_stats", "entropy_coef_delta", "entropy_coef_min",
         "entropy_coef_max", "epsilon_low", "epsilon_high", "get_gamma_weights", "sapo_temperature_pos",
         "sapo_temperature_neg", "vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg",
@@ -71,7 +71,7 @@ def test_all_that_grpos_loss_reads_is_in_lads_loss_too_or_is_refused():
         "max_completion_length", "steps_per_generation", "_entropy_bonus_enabled",
     }  # fmt: skip
     read = set(re.findall(r"self\.(?:args\.)?(\w+)", LOSS))
-    assert read == refused | of_refused | bookkeeping | kept
+    assert read == refused | read_by_refused | bookkeeping | kept
     keys = set(re.findall(r'inputs(?:\.get\(|\[)"(\w+)"', LOSS))
     assert keys - set(FORWARD_KEYS) == {
         "prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "advantages",

@@ -33,7 +33,7 @@ def moved(directory, trainer) -> float:
         ("geometric", "grpo", "seq-mean-token-mean"),
     ],
 )
-def test_iterations_and_mini_batches_are_epochs_of_verls_policy_loss_over_the_same_batch(
+def test_iterations_and_mini_batches_are_epochs_of_verls_policy_loss(
     tmp_path, anchor, ratio, loss_type, agg_mode, fused
 ):
     learning_rate = 0.01 if loss_type == "luspo" else 0.05  # it sums: too large a step magnifies rounding
