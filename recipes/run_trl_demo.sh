@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The task, the model and the table of run_cpu_demo.sh, trained by TRL's GRPOTrainer with LAD: one process, one CPU core, no
-# Ray, no vLLM. About two minutes, 1 GB, and once a minute more to make the model. Needs TRL, in an environment without verl
-# (README, "TRL").
+# Train the task and the model of run_cpu_demo.sh with TRL's GRPOTrainer and LAD, and print its table. The run takes one
+# process on one CPU core, about two minutes and 1 GB, without Ray and vLLM; making the model takes a minute once. It needs
+# TRL, in an environment without verl (README, "TRL").
 #
 #   bash recipes/run_trl_demo.sh                      LAD as in the paper
 #   ALGO=lad_anchored bash recipes/run_trl_demo.sh    LAD with a target that stands still
@@ -74,6 +74,6 @@ TRAINER=(
 export HF_HUB_OFFLINE=1
 "${PYTHON}" "${HERE}/trl_demo/train.py" "${DEMO[@]}" "${TRAINER[@]}" "${ALGORITHM[@]}" "$@"
 
-# Every run beside this one.
+# The report covers every run beside this one.
 "${PYTHON}" -m verl_lad.cli.main report "$(dirname "${RUN_DIR}")" \
     --output "${OUTPUT_DIR}/report" --figure "${OUTPUT_DIR}/report.png"

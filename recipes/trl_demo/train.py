@@ -1,7 +1,11 @@
+<<<<<<< HEAD
+"""Train the demo's task with TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+=======
 """Train on the demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+>>>>>>> main
 
-Writes what verl would: validation/<step>.jsonl and metrics.jsonl, a step being one generation and its updates. So
-`verl-lad report` reads both trainers alike.
+The program writes what verl would, validation/<step>.jsonl and metrics.jsonl, so that `verl-lad report` reads both
+trainers alike. A step is one generation and its updates.
 """
 
 import argparse
@@ -38,7 +42,11 @@ VERL_NAMES = {
 
 @dataclass
 class Demo:
+<<<<<<< HEAD
+    """Arguments of the demo beside TRL's."""
+=======
     """Arguments of this program, beside TRL's."""
+>>>>>>> main
 
     assets: str
     test_freq: int
@@ -46,7 +54,11 @@ class Demo:
 
 
 class Record(TrainerCallback):
+<<<<<<< HEAD
+    """Callback that validates before training and every test_freq steps, and writes the metrics."""
+=======
     """Validate before training and every test_freq steps, and keep the metrics."""
+>>>>>>> main
 
     def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
         self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)

@@ -12,7 +12,11 @@ SCRIPT = REPOSITORY / "recipes" / "run_trl_demo.sh"
 
 
 def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(FRAMEWORKS), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHON": sys.executable,
+        "PYTHONPATH": f"{REPOSITORY}:{FRAMEWORKS}",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(
         ["bash", str(SCRIPT), *arguments],
         env=environment | {"OUTPUT_DIR": str(directory / "out"), "ASSETS_DIR": str(directory / "assets")} | variables,

@@ -9,7 +9,7 @@ from trl import GRPOConfig, TrlParser
 
 from verl_lad import LADConfig
 from verl_lad.adapters.trl import LADTrainer, LADTrainerConfig
-from verl_lad.adapters.trl.trainer import AGGREGATIONS
+from verl_lad.adapters.trl.config import AGGREGATIONS
 from verl_lad.objective.config import FIELD_NAMES
 
 from .tiny_trainer import make_trainer
@@ -35,7 +35,9 @@ def make_config(tmp_path, **settings):
         ({"delta": 2.0}, "delta=2.0"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'"),
         ({"use_liger_kernel": True}, "use_liger_kernel=True"),
-        (ANCHORED | {"beta": 0.1}, "beta=0.1 does not go with .*reference.* allowed is 0.0"),
+        ({"use_adaptive_entropy": True}, "use_adaptive_entropy=True does not go with LAD: allowed is False"),
+        ({"lad_eta": "a quarter"}, "lad_eta='a quarter'"),
+        (ANCHORED | {"beta": 0.1}, "beta=0.1 does not go with .*reference.* allowed is 0.0, 0.25"),
         (ANCHORED | {"scale_rewards": "group"}, "scale_rewards='group' .* allowed is 'none', False"),
         (ANCHORED | {"scale_rewards": "batch"}, "scale_rewards='batch'"),
         (ANCHORED | {"scale_rewards": True}, "scale_rewards=True"),
@@ -43,7 +45,6 @@ def make_config(tmp_path, **settings):
         (ANCHORED | {"sync_ref_model": True}, "sync_ref_model=True"),
         ({"lad_fused": True, "beta": 0.1}, "beta=0.1 does not go with .*lad_fused=True: allowed is 0.0"),
         ({"lad_fused": True, "entropy_coef": 0.1}, "entropy_coef=0.1"),
-        ({"lad_fused": True, "use_adaptive_entropy": True}, "use_adaptive_entropy=True"),
         ({"lad_fused": True, "top_entropy_quantile": 0.5}, "top_entropy_quantile=0.5"),
         ({"lad_fused": True, "off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5"),
         ({"lad_fused": True, "cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32=True"),
@@ -52,6 +53,26 @@ def make_config(tmp_path, **settings):
 def test_contradictions_are_refused_by_name(tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
         make_config(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lad_partition": "group"}, {"lad_partition": "balanced"}, {"lad_anchor": "reference"}], ids=str
+)
+def test_one_response_a_prompt_is_refused_where_every_advantage_would_be_zero(tmp_path, settings):
+    with pytest.raises(ValueError, match=r"num_generations=1 does not go with .*lad_partition.* allowed is 2 or more"):
+        make_config(tmp_path, num_generations=1, **settings)
+
+
+def test_one_response_a_prompt_is_warned_of_before_trl_refuses_it(tmp_path, caplog):
+    with pytest.raises(ValueError, match="GRPO requires at least 2 generations"):
+        make_config(tmp_path, num_generations=1)
+    assert "num_generations=1: the advantage of a single response is 0" in caplog.text
+
+
+def test_beta_is_eta_for_an_anchored_target_and_the_users_own_otherwise(tmp_path):
+    assert make_config(tmp_path, lad_eta=0.125, **ANCHORED).beta == 0.125
+    assert make_config(tmp_path, lad_eta=0.125, beta=0.125, **ANCHORED).beta == 0.125
+    assert make_config(tmp_path, lad_eta=0.125, beta=0.1).beta == 0.1
 
 
 def test_a_config_of_grpos_is_refused(tmp_path):
@@ -73,11 +94,12 @@ def test_the_anchor_alone_decides_whether_rewards_are_scaled(tmp_path, anchor, s
         ({"epsilon": 0.3}, "epsilon: LAD does not clip"),
         ({"epsilon_high": 0.28}, "epsilon_high: LAD does not clip"),
         ({"entropy_coef": 0.01}, "entropy_coef=0.01"),
-        ({"use_adaptive_entropy": True}, "use_adaptive_entropy=True"),
         ({"lad_divergence": "tv"}, "minimiser is not unique"),
+        ({"num_generations_eval": 1}, "num_generations_eval=1: the advantage of a single response is 0"),
         ({}, None),
         ({"lad_divergence": "tv", "lad_partition": "group"}, None),
-        ({"lad_divergence": "tv"} | ANCHORED, None),
+        ({"lad_divergence": "tv"} | ANCHORED, "minimiser is not unique"),
+        ({"lad_divergence": "tv", "lad_partition": "group"} | ANCHORED, None),
     ],
 )
 def test_what_has_no_use_is_warned_of(tmp_path, caplog, settings, words):
@@ -103,13 +125,13 @@ def test_every_setting_is_read_from_the_command_line(tmp_path, parser):
     line = {
         "lad_eta": 0.125, "lad_divergence": "alpha", "lad_alpha": 1.5, "lad_ratio": "sequence", "loss_type": "luspo",
         "lad_partition": "group", "lad_anchor": "reference", "lad_max_log_ratio": 10.0, "lad_max_log_weight": 12.0,
-        "scale_rewards": "none", "beta": 0.0, "output_dir": str(tmp_path), "bf16": False, "lad_compile": True,
+        "scale_rewards": "none", "beta": 0.125, "output_dir": str(tmp_path), "bf16": False, "lad_fused": True,
     }  # fmt: skip
     arguments = [part for key, value in line.items() for part in (f"--{key}", str(value))]
     made = parser(LADTrainerConfig)
     (config,) = made.parse_args_into_dataclasses([*arguments, "--use_cpu"])
     assert {key: getattr(config, key) for key in line} == line
-    assert config.lad_settings() == LADConfig(0.125, "alpha", 1.5, "sequence", "group", "reference", 10.0, 12.0, True)
+    assert config.lad_settings() == LADConfig(0.125, "alpha", 1.5, "sequence", "group", "reference", 10.0, 12.0)
     help_text = made.format_help()
     assert all(f"--lad_{name}" in help_text for name in FIELD_NAMES)
     (plain,) = made.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False"])

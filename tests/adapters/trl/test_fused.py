@@ -18,7 +18,7 @@ LOSSES = [
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Generated; with another old policy, a hole, an unscored response, and one that does not count."""
+    """Generate a batch, and give it another old policy, a hole, an unscored response and one that does not count."""
     trainer = make_trainer(tmp_path_factory.mktemp("batch"), RecordingTrainer, max_steps=1)
     trainer.train()
     batch = {key: value for key, value in trainer.micro_batches[0].items() if torch.is_tensor(value)}
@@ -45,13 +45,13 @@ def gradient(trainer, batch, accumulation=3):
 
 
 def compare(directory, batch, prepare=lambda trainer: None, **settings):
-    found = []
+    results = []
     for fused in (False, True):
         settings_of_its_own = copy.deepcopy(settings)
         trainer = make_trainer(directory, lad_fused=fused, steps_per_generation=2, **settings_of_its_own)
         prepare(trainer)
-        found.append((gradient(trainer, batch), trainer._metrics["train"]))
-    (wanted, metrics), (ours, our_metrics) = found
+        results.append((gradient(trainer, batch), trainer._metrics["train"]))
+    (wanted, metrics), (ours, our_metrics) = results
     assert ours.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()), msg=name)

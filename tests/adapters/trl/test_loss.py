@@ -9,12 +9,14 @@ import trl
 from trl import GRPOConfig, GRPOTrainer
 
 from verl_lad import LADConfig, lad_loss_reference
+from verl_lad.adapters.trl.config import AGGREGATIONS
 from verl_lad.objective import DIAGNOSTICS
 
 from .tiny_trainer import make_trainer
 
 B, T = 4, 6
 RATIOS = {"token": "dapo", "sequence": "luspo", "geometric": "grpo"}
+RATIOS_AND_AGGREGATIONS = [(ratio, loss_type) for ratio, types in AGGREGATIONS.items() for loss_type in types]
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def batch():
     made = {
         "log_prob": (old + 0.5 * torch.randn(B, T, generator=gen, dtype=torch.float64)).requires_grad_(),
         "old": old,
-        "entropies": random(),
+        "entropies": random().requires_grad_(),
+        "aux_loss": random().mean().requires_grad_(),
         "advantages": torch.tensor([1.2, -0.7, 0.3, -1.1], dtype=torch.float64),
         "mask": mask,
         "reference": old + 0.2 * random(),
@@ -53,22 +56,26 @@ def batch():
 
 @pytest.fixture
 def gradient_of(batch, monkeypatch):
-    """gradient_of(trainer): of its loss on the batch, with the log-probabilities of the batch as the model's."""
+    """gradient_of(trainer): of its loss on the batch, whose log-probabilities stand for the model's.
 
-    def run(trainer) -> torch.Tensor:
-        trainer.current_gradient_accumulation_steps = 1
+    gradient_of(trainer, "entropies") and (trainer, "aux_loss") are the gradients in these.
+    """
+
+    def run(trainer, name: str = "log_prob", accumulation: int = 1) -> torch.Tensor:
+        trainer.current_gradient_accumulation_steps = accumulation
         trainer.model.train()
         inputs, outside = batch["inputs"], batch["mask"] == 0
         if type(trainer) is GRPOTrainer:  # which does not stop NaN
             inputs = {k: v.nan_to_num(0.0) if v.is_floating_point() else v for k, v in inputs.items()}
             outside = torch.zeros_like(outside)
-        outputs = *(batch[key].masked_fill(outside, torch.nan) for key in ("log_prob", "entropies")), None
+        outputs = *(batch[key].masked_fill(outside, torch.nan) for key in ("log_prob", "entropies")), batch["aux_loss"]
         before = dict(batch["inputs"])
         with monkeypatch.context() as patch:
             patch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda *_, **__: outputs)
             loss = trainer._compute_loss(trainer.model, inputs)
         assert all(batch["inputs"][key] is before[key] for key in before), "TRL uses the buffered batch again"
-        (gradient,) = torch.autograd.grad(loss, batch["log_prob"])
+        batch["loss"] = loss.detach()
+        (gradient,) = torch.autograd.grad(loss, batch[name])
         return gradient
 
     return run
@@ -130,18 +137,33 @@ def test_off_policy_mask_drops_what_trls_own_drops(tmp_path, batch, gradient_of,
 
 
 @pytest.mark.parametrize("bias_corrected", [True, False])
-@pytest.mark.parametrize(("ratio", "loss_type"), [("token", "dapo"), ("token", "dr_grpo"), *list(RATIOS.items())[1:]])
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("ratio", "loss_type"), RATIOS_AND_AGGREGATIONS)
 def test_beta_adds_the_gradient_of_grpos_own_kl_and_no_other(
-    tmp_path, batch, gradient_of, ratio, loss_type, bias_corrected
+    tmp_path, batch, gradient_of, ratio, loss_type, bias_corrected, accumulation
 ):
+    batch["inputs"]["num_items_in_batch"] *= 3 * accumulation
+
     def added(**which):
-        keys = {"loss_type": loss_type, "use_bias_correction_kl": bias_corrected}
+        keys = {"loss_type": loss_type, "use_bias_correction_kl": bias_corrected, "steps_per_generation": 4}
         with_kl, without = (make_trainer(tmp_path, **which, **keys, beta=beta) for beta in (0.3, 0.0))
         assert with_kl.ref_model is not None
-        return gradient_of(with_kl) - gradient_of(without)
+        return gradient_of(with_kl, accumulation=accumulation) - gradient_of(without, accumulation=accumulation)
 
     kl = added(trainer=GRPOTrainer, config=GRPOConfig)
     equal(added(lad_ratio=ratio), kl)
+
+
+@pytest.mark.parametrize(("ratio", "loss_type"), RATIOS_AND_AGGREGATIONS)
+def test_an_update_is_divided_by_its_own_tokens_whatever_a_generation_holds(
+    tmp_path, batch, gradient_of, ratio, loss_type
+):
+    """A generation of four micro-batches and updates of two: the sum over an update is a mean over its tokens."""
+    batch["inputs"]["num_items_in_batch"] *= 4
+    keys = {"lad_ratio": ratio, "loss_type": loss_type}
+    four = gradient_of(make_trainer(tmp_path, **keys, steps_per_generation=4), accumulation=2)
+    batch["inputs"]["num_items_in_batch"] = batch["mask"].sum()
+    equal(2 * four, gradient_of(make_trainer(tmp_path, **keys)))
 
 
 def test_old_log_prob_is_the_policys_own_where_trl_leaves_it_out(tmp_path, batch, gradient_of):
@@ -181,14 +203,54 @@ def test_metrics_are_the_diagnostics_and_nothing_is_called_clipped(tmp_path, bat
     metrics = trainer._metrics["train"]
     assert {name for name in metrics if name.startswith("lad/")} == {f"lad/{name}" for name in DIAGNOSTICS}
     assert metrics["lad/log_ratio_abs_max"][0] > 0.1
-    assert metrics["clip_ratio/region_mean"] == [0.0]
+    assert not any("clip" in name for name in metrics)
 
 
-def test_a_trl_that_computes_its_loss_otherwise_is_found_out(tmp_path, batch, monkeypatch):
+def test_metrics_are_means_over_all_processes_but_for_the_largest_log_ratio(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
-    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda *_: torch.zeros(()))
-    with pytest.raises(RuntimeError, match=r"past LAD's: use LADTrainer with trl==1\.16\.0"):
-        trainer._compute_loss(trainer.model, batch["inputs"])
+    trainer.model.train()
+    other_process = torch.tensor([[[7.0, 1.0], [0.0, 0.0], [5.0, 2.0]]])
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda pairs: torch.cat([pairs, other_process]))
+    number = torch.tensor
+    diagnostics = {"log_ratio_abs_max": (number(3.0), number(1.0)), "weight_pos": (number(0.0), number(0.0))}
+    trainer._log_means(diagnostics, {"entropy": (number(1.0), number(6))})
+    logged = {name: trainer._metrics["train"][name] for name in ("lad/log_ratio_abs_max", "lad/weight_pos", "entropy")}
+    assert logged == {"lad/log_ratio_abs_max": [7.0], "lad/weight_pos": [0.0], "entropy": [6 / 8]}
+
+
+@pytest.mark.parametrize("quantile", [1.0, 0.4])
+def test_entropy_bonus_is_grpos_own(tmp_path, batch, gradient_of, quantile):
+    def bonus(**which):
+        keys = {"entropy_coef": 0.1, "top_entropy_quantile": quantile}
+        trainer = make_trainer(tmp_path, **which, **keys)
+        gradient = gradient_of(trainer, "entropies", accumulation=3)
+        return gradient, trainer._metrics["train"]["entropy_coef"], trainer._metrics["train"]["entropy"]
+
+    (ours, coefficient, mean), (theirs, *grpos) = bonus(), bonus(trainer=GRPOTrainer, config=GRPOConfig)
+    equal(ours, theirs)
+    assert coefficient == pytest.approx(grpos[0])
+    assert mean == pytest.approx(grpos[1])
+
+
+def test_router_loss_is_grpos_own(tmp_path, batch, gradient_of):
+    def routers(**which):
+        trainer = make_trainer(tmp_path, **which)
+        trainer.aux_loss_enabled, trainer.router_aux_loss_coef = True, 0.2
+        return gradient_of(trainer, "aux_loss", accumulation=3), trainer._metrics["train"]["aux_loss"]
+
+    (ours, mean), (theirs, grpos) = routers(), routers(trainer=GRPOTrainer, config=GRPOConfig)
+    equal(ours, theirs)
+    assert mean == pytest.approx(grpos)
+
+
+@pytest.mark.parametrize(("ratio", "loss_type"), RATIOS_AND_AGGREGATIONS)
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_policy_loss_is_logged_before_it_is_divided_for_accumulation(
+    tmp_path, batch, gradient_of, ratio, loss_type, beta
+):
+    trainer = make_trainer(tmp_path, lad_ratio=ratio, loss_type=loss_type, beta=beta)
+    gradient_of(trainer, accumulation=3)
+    assert trainer._metrics["train"]["policy_loss"] == pytest.approx([3 * batch["loss"].item()])
 
 
 def test_another_release_of_trl_is_warned_of(tmp_path, monkeypatch, caplog):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from verl.workers.config import FSDPActorConfig
 
 from verl_lad import LADConfig
@@ -12,7 +12,7 @@ from verl_lad.adapters.verl.policy_loss import compute_policy_loss_lad
 from verl_lad.adapters.verl.settings import LADPolicyLossConfig
 from verl_lad.objective import DIAGNOSTICS
 
-from .tiny_trainer import RecordingTrainer, make_model, make_trainer, parameters, train_by_hand
+from .tiny_trainer import WORDS, RecordingTrainer, make_model, make_trainer, parameters, train_by_hand
 
 ANCHORS = [{}, {"lad_partition": "group"}, {"lad_anchor": "reference", "lad_eta": 0.2}]
 
@@ -33,7 +33,7 @@ def moved(directory, trainer) -> float:
         ("geometric", "grpo", "seq-mean-token-mean"),
     ],
 )
-def test_iterations_and_mini_batches_are_epochs_of_verls_policy_loss_over_the_same_batch(
+def test_iterations_and_mini_batches_are_epochs_of_verls_policy_loss(
     tmp_path, anchor, ratio, loss_type, agg_mode, fused
 ):
     learning_rate = 0.01 if loss_type == "luspo" else 0.05  # it sums: too large a step magnifies rounding
@@ -92,6 +92,7 @@ def test_a_batch_may_be_accumulated_in_any_number_of_micro_batches(tmp_path, anc
         {"off_policy_mask_threshold": 0.01, "num_iterations": 2}, {"lad_anchor": "reference", "num_iterations": 2},
         {"lad_partition": "group", "lad_divergence": "tv"}, {"mask_truncated_completions": True},
         {"entropy_coef": 0.01, "gradient_checkpointing": True}, {"lad_fused": True, "gradient_checkpointing": True},
+        {"bf16": True}, {"bf16": True, "lad_fused": True}, {"bf16": True, "lad_anchor": "reference"},
     ],
     ids=str,
 )  # fmt: skip
@@ -104,6 +105,56 @@ def test_five_real_steps_train_and_log_the_diagnostics(tmp_path, settings):
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logs) == 5
     assert all(math.isfinite(entry[f"lad/{name}"]) for entry in logs for name in DIAGNOSTICS)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
+@pytest.mark.parametrize(("ratio", "loss_type"), [("token", "dapo"), ("sequence", "luspo"), ("geometric", "grpo")])
+def test_a_batch_whose_completions_are_all_truncated_and_masked_changes_nothing(tmp_path, fused, ratio, loss_type):
+    trainer = make_trainer(
+        tmp_path, mask_truncated_completions=True, max_completion_length=1, max_steps=1, seed=5, lad_ratio=ratio,
+        loss_type=loss_type, lad_fused=fused,
+    )  # fmt: skip
+    trainer.generation_config.suppress_tokens = [1]  # never <eos>
+    trainer.train()
+    (entry,) = (entry for entry in trainer.state.log_history if "loss" in entry)
+    assert (entry["completions/clipped_ratio"], entry["loss"], entry["grad_norm"]) == (1.0, 0.0, 0.0)
+    assert all(math.isfinite(entry[f"lad/{name}"]) for name in DIAGNOSTICS)
+    assert moved(tmp_path, trainer) == 0.0
+
+
+def make_mixture_of_experts(directory):
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=len(WORDS), hidden_size=16, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8, num_experts=4, num_experts_per_tok=2,
+            max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        )
+    )  # fmt: skip
+    model.save_pretrained(directory / "experts")
+    return Qwen3MoeForCausalLM.from_pretrained(directory / "experts")
+
+
+def test_the_router_loss_of_a_mixture_of_experts_is_trained_on_and_logged(tmp_path):
+    def trained(coefficient):
+        trainer = make_trainer(
+            tmp_path, model=make_mixture_of_experts(tmp_path), router_aux_loss_coef=coefficient, max_steps=2
+        )
+        trainer.train()
+        return parameters(trainer.model), [entry for entry in trainer.state.log_history if "loss" in entry]
+
+    without, logs = trained(0.0)
+    assert not any("aux_loss" in entry for entry in logs)
+    with_loss, logs = trained(5.0)
+    assert all(entry["aux_loss"] > 0 for entry in logs)
+    assert not torch.allclose(with_loss, without)
+
+
+def test_the_router_loss_is_refused_beside_the_fused_loss(tmp_path):
+    model = make_mixture_of_experts(tmp_path)
+    with pytest.raises(ValueError, match=r"router_aux_loss_coef=0\.001 does not go with lad_fused=True: allowed is 0"):
+        make_trainer(tmp_path, model=model, lad_fused=True)
+    make_trainer(tmp_path, model=model, lad_fused=True, router_aux_loss_coef=0.0)
 
 
 def test_a_checkpoint_is_lads_and_is_resumed_from(tmp_path):

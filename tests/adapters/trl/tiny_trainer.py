@@ -15,7 +15,7 @@ TEMPERATURE = 0.8
 
 
 def make_model(directory: Path) -> Qwen2ForCausalLM:
-    """Saved and loaded: the reference model is loaded from where the model came from."""
+    """Make a model, save it and load it, since a reference model is loaded from where the model came from."""
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
         Qwen2Config(

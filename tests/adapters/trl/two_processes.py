@@ -15,7 +15,7 @@ from adapters.trl.tiny_trainer import RecordingTrainer, make_trainer, parameters
 if __name__ == "__main__":
     torch.set_num_threads(1)
     directory = Path(sys.argv[1])
-    own = directory / f"of-rank-{os.environ['RANK']}"  # where each saves the model that it loads its reference from
+    own = directory / f"rank-{os.environ['RANK']}"  # where each saves the model that it loads its reference from
     trainer = make_trainer(
         own, RecordingTrainer, lad_anchor="reference", lad_eta=0.2, per_device_train_batch_size=6,
         num_iterations=2, max_steps=4, lad_fused=directory.name.startswith("fused"),

@@ -1,4 +1,4 @@
-"""LAD's loss from hidden states inside a model's forward pass, beside the log-prob head that TRL puts there."""
+"""LAD's loss from hidden states, inside a model's forward pass."""
 
 import functools
 from types import MethodType
@@ -11,15 +11,15 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 from verl_lad.objective import lad_linear_loss
 
 LOGIT_FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-"""Keys of model configurations by which logits are multiplied or divided (trl/trainer/utils.py, add_fused_lm_head)."""
+"""Keys of model configurations by which logits are multiplied or divided. TRL's add_fused_lm_head knows the same."""
 
 
 def add_lad_head(model: Any, temperature: float) -> None:
-    """Adds `model(input_ids=..., attention_mask=..., lad_inputs={...})`, which returns LAD's loss and no logits.
+    """Let `model(input_ids=..., attention_mask=..., lad_inputs={...})` return LAD's loss and no logits.
 
-    lad_inputs are the arguments of `lad_linear_loss` from `labels` on: labels are the last T tokens of input_ids. It is
-    done within the forward pass, so that what wraps the model (FSDP, DDP, ZeRO, PEFT) does what it does for any other.
-    Returned is a dict of loss, log_prob (B, T) and diagnostics.
+    lad_inputs are the arguments of `lad_linear_loss` from `labels` on, which are the last T tokens of input_ids. The
+    loss is computed within the forward pass, so that wrappers of the model (FSDP, DDP, ZeRO, PEFT) work as for any
+    other forward pass. The model then returns a dict of loss, log_prob (B, T) and diagnostics.
 
     Args:
         model: a PreTrainedModel for causal language modelling, before it is wrapped; its `forward` is replaced.
