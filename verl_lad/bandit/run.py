@@ -41,6 +41,8 @@ class BanditConfig:
 def run_bandit(config: BanditConfig) -> dict[str, Any]:
     """Train all methods in all settings at once, and return the content of bandit.json."""
     began = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are small: waiting for a second thread costs more than it computes
     methods = problem.all_methods(config.eta)
     generators = [torch.Generator().manual_seed(seed) for seed in range(config.seeds)]
     initial_logits = torch.stack([torch.randn(problem.ARMS, generator=g, dtype=torch.float64) for g in generators])
@@ -64,13 +66,12 @@ def run_bandit(config: BanditConfig) -> dict[str, Any]:
         if step % REFRESH_EVERY == 0:
             old = torch.where(refreshed, log_prob.detach(), initial)
         weights = torch.where(sampled, draw(old.exp(), uniform[step]), old.exp())
-        losses = [
-            problem.policy_losses(method, log_prob[i], old[i], initial, scores, weights[i])
-            for i, method in enumerate(methods.values())
-        ]
+        arguments = zip(methods.values(), log_prob, old, weights, strict=True)
+        losses = [problem.policy_losses(m, new, o, initial, scores, w) for m, new, o, w in arguments]
         optimiser.zero_grad()
         torch.stack(losses).sum().backward()
         optimiser.step()
+    torch.set_num_threads(threads)
     traced, final = torch.stack(trace, -1), log_prob.detach().exp()  # (measures, methods, settings, S, T)
     return {
         "configuration": {
@@ -81,7 +82,7 @@ def run_bandit(config: BanditConfig) -> dict[str, Any]:
             "methods": {name: asdict(method) for name, method in methods.items()},
         },
         "versions": {"verl_lad": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "hardware": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "hardware": {"processor": platform.processor() or platform.machine(), "threads": 1},
         "seconds": round(time.perf_counter() - began, 1),
         "scores": {heights: scores.tolist() for heights, scores in problem.SCORES.items()},
         "initial_policy": initial.exp().tolist(),

@@ -21,8 +21,6 @@ def run(output: Path, eta: float, seeds: int, steps: int, figure: bool) -> int:
         print("the figure needs matplotlib: pip install 'verl-lad[report]', or --no-figure", file=sys.stderr)
         return 2
 
-    import torch
-
     from verl_lad.bandit import BanditConfig, draw_figure, format_table, run_bandit
 
     try:
@@ -31,7 +29,6 @@ def run(output: Path, eta: float, seeds: int, steps: int, figure: bool) -> int:
     except (ValueError, OSError) as error:
         print(f"verl-lad bandit: {error}", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)  # the tensors are small: waiting for a second thread costs more than it computes
     document = run_bandit(config)
     print(format_table(document))
     print()
