@@ -1,4 +1,4 @@
-"""What the site needs beyond mkdocs: pages that live outside docs/, and links that work both here and in the repository."""
+"""Add to mkdocs what it lacks here: pages that live outside docs/, and links that work in the repository too."""
 
 import os
 import re
