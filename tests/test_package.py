@@ -1,7 +1,9 @@
 """What is installed beside somebody's verl, who may import whom, and that the README says what is true."""
 
 import ast
+import itertools
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from verl_lad import LADConfig
+import verl_lad
+from verl_lad import LADConfig, objective
 from verl_lad.adapters.verl.policy_loss import METRIC_NAMES
+from verl_lad.cli.main import make_parser
 from verl_lad.objective import DIAGNOSTICS
 from verl_lad.objective.config import FIELD_NAMES
 
@@ -179,3 +183,90 @@ def test_every_link_of_a_page_leads_to_a_file(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+# --- what the pages name exists ---------------------------------------------------------------------------------------
+
+COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(make|verl-lad) (.+)")
+"""Groups: the program of a line of code, and its arguments; variables and a folder may stand before it."""
+FOLDERS = ("docs", "patches", "recipes", "tests", "verl_lad")
+MAKE_TARGETS = set(re.findall(r"^([a-z0-9]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+FILE_NAMES = {path.name for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*")}
+
+
+def code_in(page: str) -> list[str]:
+    """Return each line of the code blocks, and each piece of code within the text."""
+    lines, text, fenced = [], [], False
+    for line in page.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            lines.append(line.strip())
+        else:
+            text.append(line)
+    return lines + [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", "\n".join(text))]
+
+
+def command_exists(program: str, arguments: str) -> bool:
+    words = shlex.split(arguments, comments=True)
+    if program == "make":
+        return MAKE_TARGETS.issuperset(itertools.takewhile(lambda word: "=" not in word, words))
+    try:
+        make_parser().parse_args(words if len(words) > 1 else [*words, "--help"])
+    except SystemExit as end:
+        return end.code == 0
+    return True
+
+
+def name_exists(name: str) -> bool:
+    """Whether verl_lad.a.b.Name is a module, or a word in the module of which the rest of it is the name."""
+    path, parts = REPOSITORY, name.split(".")
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    source = path / f"{parts.pop(0)}.py" if parts and (path / f"{parts[0]}.py").exists() else path / "__init__.py"
+    text = source.read_text(encoding="utf-8")
+    return all(re.search(rf"\b{part}\b", text) for part in parts)
+
+
+def missing_in(page: str) -> list[str]:
+    """Return the commands, paths, scripts and Python names of a page that do not exist."""
+    code = code_in(page)
+    commands = [match for line in code if (match := COMMAND.match(line))]
+    missing = [command[0] for command in commands if not command_exists(command[1], command[2])]
+    for line in code:
+        # X stands for any name
+        paths = re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*", line)
+        missing += [path for path in paths if not any(REPOSITORY.glob(re.sub(r"\bX\b", "*", path)))]
+        scripts = re.findall(r"(?<![\w./*-])(?!X\.)[\w-]+\.(?:sh|py)\b", line)
+        missing += [script for script in scripts if script not in FILE_NAMES]
+    return missing + [name for name in re.findall(r"\bverl_lad(?:\.\w+)+", page) if not name_exists(name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_commands_paths_and_names_of_a_page_exist(page):
+    if page.name != "CHANGELOG.md":  # it names what was removed
+        assert missing_in(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "missing"),
+    [
+        ("`make nothing`", ["make nothing"]),
+        ("    make lint nothing", ["make lint nothing"]),
+        ("`verl-lad nothing`", ["verl-lad nothing"]),
+        ("```bash\n.venv/bin/verl-lad report runs --nothing 1\n```", [".venv/bin/verl-lad report runs --nothing 1"]),
+        ("`ALGO=lad bash recipes/run_nothing.sh`", ["recipes/run_nothing.sh"]),
+        ("`run_nothing.sh`", ["run_nothing.sh"]),
+        ("`tests/nothing/test_it.py::test_it`", ["tests/nothing/test_it.py"]),
+        ("`python -m verl_lad.nothing.run`", ["verl_lad.nothing.run"]),
+        ("verl_lad.objective.no_such_name", ["verl_lad.objective.no_such_name"]),
+    ],
+)
+def test_what_a_page_names_and_the_repository_lacks_is_found(page, missing):
+    assert missing_in(page) == missing
+
+
+def test_the_api_page_has_every_public_name():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^::: verl_lad\.objective\.(\w+)$", page, re.MULTILINE)) == set(objective.__all__)
+    assert set(verl_lad.__all__) - {"__version__"} <= set(objective.__all__)

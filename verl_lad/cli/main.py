@@ -9,6 +9,23 @@ from pathlib import Path
 
 from verl_lad.version import __version__
 
+NEXT_STEPS = """\
+verl-lad needs a COMMAND. What to do next:
+
+  1. Is LAD ready in this environment?
+       verl-lad doctor
+  2. Train: two keys behind your own verl command turn LAD on.
+       python3 -m verl.trainer.main_ppo ... algorithm.policy_loss=lad algorithm.adv_estimator=lad
+  3. See accuracy and diversity of what the runs wrote.
+       verl-lad report OUTPUT_DIR
+
+All commands: verl-lad --help"""
+
+
+def _next_steps(arguments: argparse.Namespace) -> int:
+    print(NEXT_STEPS, file=sys.stderr)
+    return 2
+
 
 def _report(arguments: argparse.Namespace) -> int:
     missing = [name for name in ("jinja2", "matplotlib", "rich", "yaml") if find_spec(name) is None]
@@ -70,7 +87,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of `verl-lad`."""
     parser = argparse.ArgumentParser(prog="verl-lad", description="LAD (arXiv 2602.20132) for verl.")
     parser.add_argument("--version", action="version", version=f"verl-lad {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(run=_next_steps)
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="is LAD ready in this environment, and if not, what to do")
     doctor.add_argument(

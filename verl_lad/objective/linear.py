@@ -332,7 +332,9 @@ def lad_linear_loss(
         lm_head_weight: (V, H). Used in the type of `hidden`, or that of autocast.
         labels: (B, T) token ids of the responses; anything where masked.
         old_log_prob: (B, T) log pi_old of the labels; None: the log-probs of this very policy (an on-policy step).
-        advantages, response_mask, config: as for `lad_loss`.
+        advantages: as for `lad_loss`.
+        response_mask: as for `lad_loss`.
+        config: the settings; LADConfig() if None.
         response_weights: (B,) factors without gradient; `aggregation_weights` makes those of the usual aggregations.
         token_weights: (B, T) factors without gradient, such as importance weights; anything where masked.
         bias: (V,) of the LM head.
