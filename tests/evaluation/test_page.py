@@ -399,7 +399,7 @@ def test_command_takes_the_key_and_the_threshold_of_right(tmp_path, capsys, opti
 def test_command_names_a_key_that_no_line_has(tmp_path, capsys):
     status, _, err = report_of(tmp_path, capsys, graded_run(tmp_path / "run"), "--correct-key", "right")
     assert status == 2
-    assert '0.jsonl, line 1: the key "right" must be a finite number, got None' in err
+    assert '0.jsonl, line 1: the key "right" must be a finite number, at most 1e+300, got None' in err
     assert not (tmp_path / "out").exists()
 
 

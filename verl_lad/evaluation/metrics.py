@@ -116,7 +116,7 @@ def _parse(entry: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     if not isinstance(step, int) or not 0 <= step < MAX_STEP or not isinstance(data, dict):
         raise ValueError(f'expected {{"step": int, "data": {{...}}}}, got {entry!r:.200}')
     for name, value in data.items():
-        if isinstance(value, int):
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             number_under(data, name)
     return step, data
 

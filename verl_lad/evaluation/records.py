@@ -14,7 +14,10 @@ MAX_NAMED_LINES = 5
 """Bad lines of one file that are named one by one. A foreign file would name thousands."""
 
 MAX_STEP = 2**53
-"""Bound on a training step, so that it is exact as a float and can be drawn."""
+"""Bound on a training step, so that it is exact as a float."""
+
+MAX_NUMBER = 1e300
+"""Bound on the size of a number, so that it can be drawn beside others."""
 
 Parsed = TypeVar("Parsed")
 
@@ -102,11 +105,12 @@ def text_under(entry: dict[str, Any], key: str) -> str:
 
 
 def number_under(entry: dict[str, Any], key: str) -> float:
-    """Return the finite number under a key, or raise a ValueError that names the key."""
+    """Return the number under a key, or raise a ValueError that names the key."""
     value = entry.get(key)
     try:
-        if isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer beyond the floats
-        pass
-    raise ValueError(f'the key "{key}" must be a finite number, got {value!r:.200}')
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not abs(number) <= MAX_NUMBER:
+        raise ValueError(f'the key "{key}" must be a finite number, at most {MAX_NUMBER:g}, got {value!r:.200}')
+    return number
