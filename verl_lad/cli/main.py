@@ -41,7 +41,7 @@ def _patch(arguments: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line of `verl-lad`."""
+    """Make the parser of `verl-lad`."""
     parser = argparse.ArgumentParser(prog="verl-lad", description="LAD (arXiv 2602.20132) for verl.")
     parser.add_argument("--version", action="version", version=f"verl-lad {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -100,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
+    """Run one command, and return the exit status."""
     arguments = make_parser().parse_args(argv)
     return int(arguments.run(arguments))
 

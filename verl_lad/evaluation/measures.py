@@ -38,8 +38,8 @@ class Measure:
         key: its name in `summary.json`.
         title: its name on the page.
         value: its value on a problem; None where it is undefined. Values are averaged over problems.
-        link: turns the mean into what is shown, also for arrays; with `of_base` it also takes the mean at step 0.
-        of_base: whether it compares with step 0 of the same run, over problems where both values are defined.
+        link: turns the mean into what is shown, also for arrays; with `against_base` it also takes the mean at step 0.
+        against_base: whether it compares with step 0 of the same run, over problems where both values are defined.
         compared: whether more is better; if not, no algorithm is called the best.
         percent: whether it is shown in percent.
         decimals: digits shown after the point.
@@ -49,7 +49,7 @@ class Measure:
     title: str
     value: Callable[[Problem], float | None]
     link: Callable[..., Any] = lambda mean: mean
-    of_base: bool = False
+    against_base: bool = False
     compared: bool = True
     percent: bool = False
     decimals: int = 2
@@ -66,7 +66,7 @@ class Measure:
             values = {key: self.value(problem) for key, problem in run.problems(benchmark, step).items()}
             return {key: value for key, value in values.items() if value is not None}
 
-        if not self.of_base:
+        if not self.against_base:
             return {key: (value,) for key, value in values_at(step).items()}
         base = values_at(0)
         return {key: (value, base[key]) for key, value in values_at(step).items() if key in base}
@@ -197,13 +197,19 @@ SHARE = Measure(
     "Share of base",
     _entropy,
     lambda now, base: np.exp(now - base),
-    of_base=True,
+    against_base=True,
     percent=True,
     decimals=0,
 )
 COLLISION = Measure("effective_collision", "Effective correct (collision)", _collision, _inverse)
 COLLISION_SHARE = Measure(
-    "collision_share", "Share of base (collision)", _collision, _inverse_ratio, of_base=True, percent=True, decimals=0
+    "collision_share",
+    "Share of base (collision)",
+    _collision,
+    _inverse_ratio,
+    against_base=True,
+    percent=True,
+    decimals=0,
 )
 DISTINCT = Measure("distinct_solutions", "Distinct correct", lambda p: float(p.solutions.distinct), decimals=1)
 LENGTH = Measure("mean_length", "Length", lambda p: p.text.mean_length if p.text else None, compared=False, decimals=1)
