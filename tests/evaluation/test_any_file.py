@@ -105,3 +105,14 @@ def test_extreme_numbers_and_names_are_drawn(tmp_path, capsys):
     assert main(["report", *map(str, runs), "--output", str(output), "--figure", str(tmp_path / "figure.pdf")]) == 0
     assert "</html>" in (output / "report.html").read_text("utf-8")
     assert sys.getsizeof(json.loads((output / "summary.json").read_text()))
+
+
+def test_depth_costs_its_line_alone_whatever_the_parser_would_take(tmp_path):
+    depths = [1, 50, 150, *range(900, 1000), 10**5]
+    deep = ['{"input": "p", "output": "o", "score": 1, "gts": ' + "[" * depth + "]" * depth + "}" for depth in depths]
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation/0.jsonl").write_text("\n".join([*deep, ""]))
+    complaints: list[str] = []
+    (run,) = load_runs([tmp_path], complaints=complaints)
+    assert sum(problem.total for problem in run.problems("validation", 0).values()) == 2
+    assert complaints[0].endswith("0.jsonl, line 3: malformed JSON: nested too deeply")

@@ -6,12 +6,15 @@ sentence, and everything else is kept.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 MAX_NAMED_LINES = 5
 """Bad lines of one file that are named one by one. A foreign file would name thousands."""
+
+MAX_DEPTH = 100
+"""Lists and objects within each other in one line."""
 
 MAX_STEP = 2**53
 """Bound on a training step, so that it is exact as a float."""
@@ -91,9 +94,19 @@ def parse_object(text: bytes) -> dict[str, Any]:
         raise ValueError("malformed JSON: nested too deeply") from error
     except ValueError as error:  # JSONDecodeError or UnicodeDecodeError
         raise ValueError(f"malformed JSON: {error}") from error
+    level, depth = [value], 0
+    while level:
+        level = [child for node in level for child in _children(node)]
+        depth += 1
+    if depth > MAX_DEPTH:  # json recurses: it might not write what it read, or not read it again
+        raise ValueError("malformed JSON: nested too deeply")
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _children(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def text_under(entry: dict[str, Any], key: str) -> str:

@@ -202,6 +202,7 @@ def _remarks(validations: Sequence[Validation], rules: Rules) -> list[str]:
         first, *others = [validation for validation in validations if kind in validation.remarks]
         more = f" (and {len(others)} later ones)" if others else ""
         remarks.append(f"{first.path}{more}: {first.remarks[kind]}")
+    key = f'"{rules.correct_key}"' if rules.correct_key else '"acc" (or "score")'
     for benchmark in dict.fromkeys(b for validation in validations for b in validation.values):
         values = extremes({value for v in validations for value in v.values.get(benchmark, ())})
         two_sided = len(values) == 2 and values[0] < 1.0 <= values[1]
@@ -209,7 +210,7 @@ def _remarks(validations: Sequence[Validation], rules: Rules) -> list[str]:
         if rules.threshold is None and not two_sided and not one_sided:
             several = f"from {values[0]:g} to {values[-1]:g}" if len(values) > 1 else f"{values[0]:g} alone"
             remarks.append(
-                f"{validations[0].path.parent}: {rules.named_key} on {benchmark} is {several}, and a sample counts as "
+                f"{validations[0].path.parent}: {key} on {benchmark} is {several}, and a sample counts as "
                 "correct from 1 on; --threshold says from where on it is, --correct-key names another key"
             )
     return remarks

@@ -1,15 +1,15 @@
 """Read verl's validation dumps, `validation/<step>.jsonl`, one sample a line.
 
-A problem is one row of the validation data, and verl gives each row a "uid" of its own at each validation. Its trainer
-dumps the uid as `<uid>_<session>_<output>` (verl 0.9.1, `trainer/ppo/v1`): a session is one sample, its outputs are the
+A problem is one row of the validation data. verl gives each row a "uid", a UUID that it draws anew for each validation,
+and dumps it as `<uid>_<session>_<output>` (verl 0.9.1, `trainer/ppo/v1`). A session is one sample. Its outputs are the
 turns of an agent loop that wrote several, and the last one counts. So
 
-- samples with one uid are one problem, whatever their inputs;
-- a uid of another form is taken as it is;
-- without a uid, as other trainers write, samples with one input and one truth ("gts") are one problem.
+- samples of one uid are one problem, whatever their inputs;
+- a "uid" of another form is taken as a whole;
+- without a uid, as other trainers write, samples of one input and one truth ("gts") are one problem.
 
-verl draws its uids anew for each validation. Across validations and runs, a problem is therefore known by its input and
-truth, and by its uid only where those do not tell it from another. Where this is a guess, `Validation.remarks` says so.
+Across validations and runs, a problem is known by its input and truth, and by its uid only where those do not tell it
+from another. Where any of this is a guess, `Validation.remarks` says so.
 
 Dumps stream: the place of each sample in the file is kept, and digests of its texts.
 """
@@ -61,11 +61,6 @@ class Rules:
     def least(self) -> float:
         """The smallest value of a correct sample."""
         return 1.0 if self.threshold is None else self.threshold
-
-    @property
-    def named_key(self) -> str:
-        """The key as a sentence names it."""
-        return f'"{self.correct_key}"' if self.correct_key else '"acc" (or "score")'
 
     def value(self, entry: dict[str, Any]) -> float:
         """Return the number that says whether a sample is correct; a ValueError names a key without a finite one."""
@@ -162,7 +157,7 @@ def read_validation(
 
     A line is one sample. Its prompt is the text under "input", its benchmark the string under "benchmark" if there is
     one. Its answer is the value under "solution" if the reward function returned one (not null), otherwise "output"
-    with surrounding whitespace stripped.
+    with surrounding whitespace stripped. The module says which samples are one problem.
 
     Args:
         path: the dump, one JSON object a line.
