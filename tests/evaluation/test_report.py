@@ -94,9 +94,9 @@ def test_summary_is_strict_json_even_where_undefined(tmp_path):
 def test_interval_of_a_validation_covers_the_truth_in_95_of_100_validations():
     """Problems differ in difficulty, so an interval that took samples for independent would cover far less."""
     rng = np.random.default_rng(1)
-    accuracies = rng.binomial(16, rng.beta(0.5, 0.5, size=(500, 50))) / 16  # true mean 0.5
+    accuracies = rng.binomial(16, rng.beta(0.5, 0.5, size=(2000, 50))) / 16  # true mean 0.5
     intervals = [bootstrap_mean(a, seed=i, resamples=RESAMPLES) for i, a in enumerate(accuracies)]
-    assert np.mean([i.low < 0.5 < i.high for i in intervals]) == pytest.approx(0.945, abs=0.04)  # 4 standard errors
+    assert np.mean([i.low < 0.5 < i.high for i in intervals]) == pytest.approx(0.945, abs=0.02)  # 4 standard errors
 
 
 def test_table_has_a_row_per_run_and_step_and_labels_the_base(collapsing, diverse, tmp_path):
