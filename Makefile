@@ -46,12 +46,12 @@ types: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The report's page is looked at in a real one.
+# Chromium, in which tests look at the report's page; without one they are skipped. `.ci/run` makes this first.
 browser:
 	command -v chromium > /dev/null || { apt-get -qq update && apt-get -qq install -y chromium; }
 
 # One thread: the tensors are tiny, and the tests that start other processes want the second core.
-unit: install browser
+unit: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not e2e and not long' -n 2 --dist loadfile
 
 e2e: install

@@ -65,7 +65,6 @@ MAY_IMPORT = {
         "jinja2",
         "yaml",
         "tensorboard",
-        "openai",
         "verl_lad.evaluation",
         "verl_lad.version",
     },

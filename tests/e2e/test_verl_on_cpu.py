@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from verl_lad.evaluation import summarise
+from verl_lad.evaluation import load_runs
 
 from .demo import TIME_LIMIT, run_demo, start_demo, traces, trainer_of
 from .health import MAX_ROLLOUT_KL, complaints, logged, training_steps
@@ -49,7 +49,12 @@ def test_lad_trains_in_verls_own_trainer_in_every_worker_and_leaves_nothing_behi
     run_dir, status, log, left = lad_run
     assert status == 0, log[-3000:]
     assert complaints(run_dir, log, steps=3, ranks=RANKS) == []
-    assert [row.step for row in summarise(run_dir)] == [0, 3]
+    (run,) = load_runs([run_dir])
+    assert list(run.validations) == [0, 3]
+    for step in run.validations:  # each sum is a problem, by verl's uid
+        assert [problem.total for problem in run.problems("validation", step).values()] == [8] * 28
+    assert run.problems("validation", 0).keys() == run.problems("validation", 3).keys()
+    assert run.remarks == []
     assert re.search(r"^lad +0 \(base\) ", log, re.MULTILINE)
     assert re.search(r"^lad +3 ", log, re.MULTILINE)
     assert (output_dir / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -97,7 +102,8 @@ def test_a_run_killed_between_two_steps_and_resumed_goes_on_as_one_never_killed(
         p = sum(scores) / 2
         assert abs(scores[0] - scores[1]) < 4 * math.sqrt(2 * p * (1 - p) / SAMPLES), "four standard errors"
     assert updates_of(run_dir, 3) == updates_of(lad_run[0], 3) == {12.0}
-    assert {row.step for row in summarise(run_dir)} == {0, resumed_at, 3}
+    (run,) = load_runs([run_dir])
+    assert set(run.validations) == {0, resumed_at, 3}
 
 
 def test_a_run_without_our_loss_or_weight_sync_fails_the_same_checks(output_dir):

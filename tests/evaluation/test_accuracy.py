@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_lad.evaluation.accuracy import Interval, avg_at_k, bootstrap_mean, paired_bootstrap_difference, pass_at_k
+from verl_lad.evaluation.accuracy import avg_at_k, pass_at_k
+from verl_lad.evaluation.bootstrap import (
+    Interval,
+    bootstrap_mean,
+    paired_bootstrap_difference,
+    percentiles,
+    resampled_means,
+)
 
 
 def exact_pass_at_k(c: int, n: int, k: int) -> float:
@@ -190,3 +197,19 @@ def test_impossible_values_are_refused(values, options, message):
 def test_a_difference_over_other_problems_is_refused():
     with pytest.raises(ValueError, match="same problems, got 2 and 3"):
         paired_bootstrap_difference([0.1, 0.2], [0.1, 0.2, 0.3])
+
+
+def test_several_values_a_problem_are_resampled_together():
+    """A resample has the same problems and runs for both values, so their ratio is that of the problems."""
+    values = np.random.default_rng(0).random((3, 20))
+    (means,) = resampled_means([np.stack([values, 2 * values], axis=2)], np.random.default_rng(1), 100)
+    (alone,) = resampled_means([values], np.random.default_rng(1), 100)
+    assert means.shape == (100, 2)
+    assert means[:, 0] == pytest.approx(alone)
+    assert means[:, 1] == pytest.approx(2 * alone)
+
+
+def test_percentiles_of_unbounded_statistics_are_numbers():
+    statistics = np.array([1.0] * 50 + [math.inf] * 50)
+    assert percentiles(statistics) == (1.0, math.inf)
+    assert percentiles(np.full(100, math.inf)) == (math.inf, math.inf)

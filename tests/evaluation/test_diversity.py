@@ -1,5 +1,7 @@
 import math
+from array import array
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_lad.evaluation import (
-    MIN_CORRECT_FOR_ENTROPY,
     EffectiveSolutions,
+    Problem,
+    Run,
+    Validation,
     collision_probability,
     effective_solutions,
-    mean_effective_solutions,
     shannon_entropy,
-    share_of_base,
 )
+from verl_lad.evaluation.diversity import MIN_CORRECT_FOR_ENTROPY
+from verl_lad.evaluation.measures import COLLISION, COLLISION_SHARE, EFFECTIVE, SHARE, Estimate, Measure, estimate
+from verl_lad.evaluation.runs import Description
 
 UNIFORM_30 = np.full(30, 1 / 30)
 GEOMETRIC = 0.9 ** np.arange(300) / np.sum(0.9 ** np.arange(300))
@@ -44,6 +49,23 @@ def validation(p: np.ndarray, accuracy: float, per_prompt: int, prompts: int, se
     """Labels of the correct samples of each prompt, when a correct sample's label is always distributed as p."""
     rng = np.random.default_rng(seed)
     return [rng.choice(len(p), size=rng.binomial(per_prompt, accuracy), p=p).tolist() for _ in range(prompts)]
+
+
+def mean(
+    measure: Measure, now: dict[object, EffectiveSolutions], base: dict[object, EffectiveSolutions] | None = None
+) -> Estimate | None:
+    """The report's number for one run, of which the solutions of each problem are given, now and at step 0."""
+    steps = {0: base or {}, 5: now}
+    validations = {
+        step: Validation(Path(), {"b": {str(k): Problem(array("q"), array("q"), s) for k, s in solutions.items()}})
+        for step, solutions in steps.items()
+    }
+    run = Run(Description(Path(), "lad", None, None, None, ""), "lad", {}, [], validations)
+    return estimate(measure, [[measure.values(run, "b", 5)]], resamples=200)
+
+
+def all_solutions(labels: list[list[int]]) -> dict[object, EffectiveSolutions]:
+    return dict(enumerate(map(effective_solutions, labels)))
 
 
 @pytest.mark.parametrize(
@@ -117,17 +139,16 @@ def test_entropy_estimate_is_closer_to_the_truth_than_the_plug_in_one(name, n):
 @pytest.mark.parametrize("name", ["uniform", "geometric"])
 def test_accuracy_alone_does_not_move_the_estimates(name):
     p = DISTRIBUTIONS[name]
-    means = [
-        mean_effective_solutions(map(effective_solutions, validation(p, accuracy, 128, prompts=600, seed=3)))
-        for accuracy in (0.2, 0.9)
-    ]
-    low, high = means
-    assert low.entropy_prompts > 590
-    assert high.entropy_prompts == high.collision_prompts == 600
-    assert high.collision / low.collision == pytest.approx(
+    low, high = (all_solutions(validation(p, accuracy, 128, prompts=600, seed=3)) for accuracy in (0.2, 0.9))
+    entropies, collisions = ([mean(measure, x) for x in (low, high)] for measure in (EFFECTIVE, COLLISION))
+    assert entropies[0].problems > 590
+    assert entropies[1].problems == collisions[1].problems == 600
+    assert collisions[1].value / collisions[0].value == pytest.approx(
         1.0, abs=0.04
     )  # 4 standard errors; nothing is left of a bias
-    assert high.entropy / low.entropy == pytest.approx(1.0, abs=0.09)  # documented bias at 26 against 115 samples
+    assert entropies[1].value / entropies[0].value == pytest.approx(
+        1.0, abs=0.09
+    )  # documented bias at 26 against 115 samples
 
 
 @pytest.mark.parametrize("name", ["uniform", "geometric"])
@@ -152,7 +173,7 @@ def test_the_cut_at_few_samples_keeps_accuracy_from_moving_the_entropy():
     ]
     assert uncut[1] / uncut[0] > 3
     assert all(effective_solutions(x).entropy is None for x in low if len(x) < MIN_CORRECT_FOR_ENTROPY)
-    assert mean_effective_solutions(map(effective_solutions, high)).entropy == pytest.approx(30, rel=0.13)
+    assert mean(EFFECTIVE, all_solutions(high)).value == pytest.approx(30, rel=0.13)
 
 
 def test_exp_of_the_mean_entropy_is_less_biased_than_the_mean_of_its_exp():
@@ -222,45 +243,64 @@ def assert_same(left: EffectiveSolutions, right: EffectiveSolutions) -> None:
 
 
 def test_mean_averages_entropies_and_probabilities_before_it_inverts():
-    prompts = [
-        EffectiveSolutions(entropy=2.0, collision=2.0, correct=20, distinct=2),
-        EffectiveSolutions(entropy=8.0, collision=math.inf, correct=20, distinct=20),
-        EffectiveSolutions(entropy=None, collision=4.0, correct=3, distinct=2),
-        EffectiveSolutions(entropy=None, collision=None, correct=1, distinct=1),
-    ]
-    mean = mean_effective_solutions(prompts)
-    assert mean.entropy == pytest.approx(4.0)
-    assert mean.collision == pytest.approx(1 / ((0.5 + 0.0 + 0.25) / 3))
-    assert (mean.entropy_prompts, mean.collision_prompts) == (2, 3)
+    problems = dict(
+        enumerate(
+            [
+                EffectiveSolutions(entropy=2.0, collision=2.0, correct=20, distinct=2),
+                EffectiveSolutions(entropy=8.0, collision=math.inf, correct=20, distinct=20),
+                EffectiveSolutions(entropy=None, collision=4.0, correct=3, distinct=2),
+                EffectiveSolutions(entropy=None, collision=None, correct=1, distinct=1),
+            ]
+        )
+    )
+    entropy, collision = mean(EFFECTIVE, problems), mean(COLLISION, problems)
+    assert entropy.value == pytest.approx(4.0)
+    assert collision.value == pytest.approx(1 / ((0.5 + 0.0 + 0.25) / 3))
+    assert (entropy.problems, collision.problems) == (2, 3)
 
 
-def test_mean_of_prompts_that_say_nothing_is_undefined():
-    mean = mean_effective_solutions([effective_solutions([]), effective_solutions(["a"])])
-    assert (mean.entropy, mean.collision, mean.entropy_prompts, mean.collision_prompts) == (None, None, 0, 0)
+def test_mean_of_problems_that_say_nothing_is_undefined():
+    problems = all_solutions([[], ["a"]])
+    assert mean(EFFECTIVE, problems) is None
+    assert mean(COLLISION, problems) is None
 
 
 def test_mean_without_any_agreement_is_infinite():
-    assert mean_effective_solutions([effective_solutions("ab"), effective_solutions("abc")]).collision == math.inf
+    assert mean(COLLISION, all_solutions(["ab", "abc"])).value == math.inf
 
 
-def test_share_of_base_ignores_prompts_that_only_the_trained_model_solves():
+@pytest.mark.parametrize("share", [SHARE, COLLISION_SHARE], ids=["entropy", "collision"])
+def test_share_of_base_ignores_problems_that_only_the_trained_model_solves(share):
     solved_by_both = effective_solutions(["a", "b"] * 10)
     base = {"easy": solved_by_both, "hard": effective_solutions(["a"])}
     now = {"easy": solved_by_both, "hard": effective_solutions(["a"] * 20), "new": effective_solutions(["a"] * 20)}
-    share = share_of_base(now, base)
-    assert share.entropy == share.collision == 1.0
-    assert share.entropy_prompts == share.collision_prompts == 1
+    assert mean(share, now, base) == Estimate(1.0, None, None, problems=1, runs=1)
 
 
-def test_share_of_base_of_a_collapse_from_two_solutions_to_one_is_a_half():
-    share = share_of_base({"x": effective_solutions("a" * 1000)}, {"x": effective_solutions("ab" * 500)})
-    assert share.entropy == pytest.approx(0.5, rel=1e-2)
-    assert share.collision == pytest.approx(0.5, rel=1e-2)
+@pytest.mark.parametrize("share", [SHARE, COLLISION_SHARE], ids=["entropy", "collision"])
+def test_share_of_base_of_a_collapse_from_two_solutions_to_one_is_a_half(share):
+    now, base = all_solutions(["a" * 1000] * 2), all_solutions(["ab" * 500] * 2)
+    found = mean(share, now, base)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5), rel=1e-2)
 
 
-def test_share_of_base_without_agreement_is_infinite_zero_or_undefined():
-    none, some = {"x": effective_solutions("ab")}, {"x": effective_solutions("aa")}
-    assert share_of_base(none, some).collision == math.inf
-    assert share_of_base(some, none).collision == 0.0
-    assert share_of_base(none, none).collision is None
-    assert share_of_base(none, {}).collision is None
+def test_share_of_a_base_without_agreement_is_undefined_and_without_one_later_infinite():
+    none, some = all_solutions(["ab"]), all_solutions(["aa"])
+    assert mean(COLLISION_SHARE, none, some).value == math.inf
+    assert mean(COLLISION_SHARE, some, none) is None
+    assert mean(COLLISION_SHARE, none, none) is None
+    assert mean(COLLISION_SHARE, none, {}) is None
+
+
+@given(st.lists(st.tuples(labels_of_correct, labels_of_correct), min_size=1, max_size=4))
+def test_share_of_base_is_the_ratio_of_both_means_on_the_problems_that_count_in_both(pairs):
+    now, base = (all_solutions([pair[i] for pair in pairs]) for i in (0, 1))
+    for share, measure in ((SHARE, EFFECTIVE), (COLLISION_SHARE, COLLISION)):
+        both = [k for k in now if all(mean(measure, {k: x[k]}) is not None for x in (now, base))]
+        found = mean(share, now, base)
+        means = [mean(measure, {k: x[k] for k in both}) for x in (now, base)]
+        if not both or means[1].value == math.inf:
+            assert found is None
+        else:
+            assert found.value == pytest.approx(means[0].value / means[1].value, rel=1e-12)
+            assert found.problems == len(both)

@@ -12,7 +12,7 @@ import pytest
 from matplotlib import image
 
 from verl_lad.cli.main import main
-from verl_lad.evaluation import load_runs, write_page
+from verl_lad.evaluation import load_runs, make_report
 from verl_lad.evaluation.figures import COLOURS
 from verl_lad.evaluation.tables import Cell, LastValidations
 
@@ -32,12 +32,13 @@ PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.string
 
 
 def run_chromium(directory: Path, page: Path, *arguments: str) -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    assert found, "this test needs a browser: apt-get update && apt-get install -y chromium"
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium or google-chrome to look at the page with: make browser installs one")
     profile = directory / "profile"
     shutil.rmtree(profile, ignore_errors=True)
     done = subprocess.run(
-        [found, *CHROMIUM_FLAGS, f"--user-data-dir={profile}", *arguments, page.as_uri()],
+        [browser, *CHROMIUM_FLAGS, f"--user-data-dir={profile}", *arguments, page.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
@@ -50,10 +51,11 @@ def read_summary(directory: Path) -> dict:
     return json.loads((directory / "summary.json").read_text())
 
 
-def make_report(runs: list[Path], output: Path) -> tuple[str, dict]:
+def read_report(runs: list[Path], output: Path) -> tuple[str, dict]:
     """The page and the summary, of files that can be read to their end."""
-    page = write_page(load_runs(runs), [], output)
-    return page.read_text(encoding="utf-8"), read_summary(output)
+    made = make_report(runs, output)
+    assert made.complaints == []
+    return made.page.read_text(encoding="utf-8"), read_summary(output)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_numbers_of_a_small_study_equal_those_computed_by_hand(tmp_path):
         write_tiny(tmp_path / "s0", "x", {"one": [2, 4], "two": [1, 1]}),
         write_tiny(tmp_path / "s1", "x", {"one": [4, 0], "two": [3, 3]}),
     ]
-    _, summary = make_report(runs, tmp_path / "out")
+    _, summary = read_report(runs, tmp_path / "out")
     found = {
         key: {benchmark: cells["x"]["value"] for benchmark, cells in columns.items() if "x" in cells}
         for key, columns in summary["last_validation"].items()
@@ -141,11 +143,11 @@ def test_a_lost_sample_costs_its_problem_alone_the_largest_k(tmp_path):
     assert table.rows == [("x", 1, [Cell("100.0", "100.0–100.0", "", "2 of 3 problems")])]
 
 
-def test_less_is_better_for_self_bleu(study):
-    values = {a: c["value"] for a, c in read_summary(study)["last_validation"]["self_bleu"]["MATH500"].items()}
-    marks = {a: c["mark"] for a, c in read_summary(study)["last_validation"]["self_bleu"]["MATH500"].items()}
-    assert min(values, key=values.get) == "lad"
-    assert marks["lad"] == "best"
+def test_best_of_the_study_is_bold_on_the_page(study):
+    columns = read_summary(study)["last_validation"]["dist_3"]["MATH500"]
+    values = {algorithm: cell["value"] for algorithm, cell in columns.items()}
+    assert max(values, key=values.get) == "lad"
+    assert columns["lad"]["mark"] == "best"
     assert f'<td class="best">{values["lad"]:.3f}' in (study / "report.html").read_text(encoding="utf-8")
 
 
@@ -160,7 +162,7 @@ def test_study_recovers_what_its_runs_were_made_of(study):
         assert found["runs"] == 2
     steps = [v["step"] for v in summary["runs"][0]["validations"] if v["benchmark"] == "MATH500"]
     assert steps == list(STEPS)
-    assert summary["problems"] == []
+    assert summary["complaints"] == []
 
 
 def test_page_is_one_file_that_loads_nothing(study):
@@ -184,7 +186,7 @@ def test_every_entry_of_the_contents_has_its_section(study):
     page = (study / "report.html").read_text(encoding="utf-8")
     for target in re.findall(r'href="#([^"]+)"', page):
         assert page.count(f'id="{target}"') == 1, target
-    for words in ("Dist‑4", "Self‑BLEU", "Pass@16", "Share of base", "arXiv 2107.03374", "pigeonhole bootstrap"):
+    for words in ("Dist‑4", "Pass@16", "Share of base", "arXiv 2107.03374", "pigeonhole bootstrap"):
         assert words in page
 
 
@@ -225,9 +227,12 @@ def test_hostile_text_is_shown_as_text(tmp_path):
     write_lines(path / "validation/0.jsonl", entries)
     metrics = [{"step": s, "data": {f"actor/lad/{HOSTILE}": 1.0, f"val-core/{HOSTILE}/mean@1": 2.0}} for s in (0, 1)]
     write_lines(path / "metrics.jsonl", metrics)
-    problems: list[str] = []
-    html = write_page(load_runs([path], problems=problems), [f"file: {HOSTILE}"], tmp_path / "out").read_text("utf-8")
-    assert problems == []
+    with (path / "validation/0.jsonl").open("a") as file:
+        file.write(json.dumps({"input": HOSTILE, "output": HOSTILE, "score": HOSTILE}))
+    made = make_report([path], tmp_path / "out")
+    html = made.page.read_text("utf-8")
+    (complaint,) = made.complaints
+    assert f"got {HOSTILE!r:.30}" in complaint
     assert "<script" not in html
     assert "<img src=x" not in html
     assert "7 * 7" in html
@@ -238,13 +243,13 @@ def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path):
     write_lines(tmp_path / "run/validation/0.jsonl", [])
     line = '{"input": "p", "output": "\\ud83d", "score": 1}\n'
     (tmp_path / "run/validation/0.jsonl").write_text(line * 2)
-    page, _ = make_report([tmp_path / "run"], tmp_path / "out")
+    page, _ = read_report([tmp_path / "run"], tmp_path / "out")
     assert "<code>?</code>" in page
 
 
 def test_run_with_metrics_alone_has_its_curves_and_says_what_is_missing(tmp_path):
     write_metrics(tmp_path / "run/metrics.jsonl", "grpo", 0)
-    page, summary = make_report([tmp_path / "run"], tmp_path / "out")
+    page, summary = read_report([tmp_path / "run"], tmp_path / "out")
     assert {path.stem for path in (tmp_path / "out/figures").iterdir()} == {"training", "verl_validation"}
     assert "run: no validation dumps." in page
     assert 'id="accuracy-tables"' not in page
@@ -253,7 +258,7 @@ def test_run_with_metrics_alone_has_its_curves_and_says_what_is_missing(tmp_path
 
 def test_run_with_dumps_alone_has_its_tables_and_says_what_is_missing(tmp_path):
     run = write_tiny(tmp_path / "run", "x", {"one": [1, 2, 3]}, steps=(0, 5))
-    page, _ = make_report([run], tmp_path / "out")
+    page, _ = read_report([run], tmp_path / "out")
     assert "x: no training metrics." in page
     assert 'id="accuracy-tables"' in page
     assert 'id="training-curves"' not in page
@@ -266,10 +271,8 @@ def test_runs_that_were_validated_at_different_steps_and_benchmarks_are_side_by_
         write_tiny(tmp_path / "c", "y", {"two": [1, 2]}, steps=(0, 7)),
     ]
     write_metrics(tmp_path / "d" / "metrics.jsonl", "lad", 0)
-    problems: list[str] = []
-    write_page(load_runs([*runs, tmp_path / "d"], problems=problems), problems, tmp_path / "out")
-    (problem,) = problems
-    assert "steps [5] but none of step 0" in problem
+    (complaint,) = make_report([*runs, tmp_path / "d"], tmp_path / "out").complaints
+    assert "steps [5] but none of step 0" in complaint
     page = (tmp_path / "out/report.html").read_text("utf-8")
     assert "The runs’ last validations are at different steps: 10 (x (" in page
     avg = read_summary(tmp_path / "out")["last_validation"]["avg"]
@@ -284,7 +287,7 @@ def test_seeds_with_problems_of_their_own_are_pooled_and_named(tmp_path):
     runs = [write_tiny(tmp_path / f"s{i}", "x", {"one": [1 + i] * 3}) for i in (0, 1)]
     text = (runs[1] / "validation/0.jsonl").read_text()
     (runs[1] / "validation/0.jsonl").write_text(text.replace("problem", "question"))
-    page, summary = make_report(runs, tmp_path / "out")
+    page, summary = read_report(runs, tmp_path / "out")
     assert summary["last_validation"]["avg"]["one"]["x"] == pytest.approx(
         {"value": 0.375, "low": 0.29, "high": 0.46, "problems": 6, "runs": 2, "mark": ""}, abs=0.02
     )
@@ -294,7 +297,7 @@ def test_seeds_with_problems_of_their_own_are_pooled_and_named(tmp_path):
 def test_undefined_and_unbounded_numbers_are_null_in_the_summary(tmp_path):
     entries = [sample(None, "p", f"answer {i}", 1.0, 0) for i in range(3)]
     write_lines(tmp_path / "run/validation/0.jsonl", entries)
-    page, summary = make_report([tmp_path / "run"], tmp_path / "out")
+    page, summary = read_report([tmp_path / "run"], tmp_path / "out")
     assert summary["last_validation"]["effective_collision"]["validation"]["run"]["value"] is None
     assert "∞" in page
 
@@ -307,7 +310,7 @@ def test_examples_count_the_correct_solutions_of_an_algorithm_over_its_runs(tmp_
         entries = [sample(None, "solve", text, float(text != "no"), 0) for text in outputs]
         write_lines(tmp_path / name / "validation/0.jsonl", entries)
         runs.append(tmp_path / name)
-    page, _ = make_report(runs, tmp_path / "out")
+    page, _ = read_report(runs, tmp_path / "out")
     assert "2 distinct among 4 correct of 6 samples" in page
     assert re.findall(r"<li><span>(\d) ×</span><code>(.*?)</code>", page) == [("3", "x=1"), ("1", "x=2")]
 
@@ -323,7 +326,7 @@ def test_command_keeps_what_is_readable_names_the_rest_and_exits_with_one(tmp_pa
     for words in (f"{run}/validation/5.jsonl, line 9: malformed JSON", "nowhere: no such run directory"):
         assert words in printed.err
         assert words in (tmp_path / "out/report.html").read_text("utf-8")
-        assert any(words in problem for problem in read_summary(tmp_path / "out")["problems"])
+        assert any(words in complaint for complaint in read_summary(tmp_path / "out")["complaints"])
 
 
 def test_command_exits_with_two_where_nothing_is_usable(tmp_path, capsys):
@@ -343,10 +346,106 @@ def test_command_draws_the_overlay_of_the_demo(tmp_path, capsys):
 
 
 def test_mean_of_benchmarks_has_the_interval_of_independent_parts(study):
+    """Standard errors of independent parts add in squares; the ends are bootstrapped, so to 10 % of the width."""
     columns = read_summary(study)["last_validation"]["avg"]
     for algorithm in EFFECT:
         parts = [columns[benchmark][algorithm] for benchmark in BENCHMARKS]
         whole = columns["mean of benchmarks"][algorithm]
         assert whole["value"] == pytest.approx(sum(part["value"] for part in parts) / 2)
-        below = math.hypot(*(part["value"] - part["low"] for part in parts)) / 2
-        assert whole["value"] - whole["low"] == pytest.approx(below)
+        width = math.hypot(*(part["high"] - part["low"] for part in parts)) / 2
+        assert whole["high"] - whole["low"] == pytest.approx(width, rel=0.1)
+        assert whole["low"] < whole["value"] < whole["high"]
+
+
+def report_of(tmp_path: Path, capsys: pytest.CaptureFixture, run: Path, *options: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of the command."""
+    capsys.readouterr()
+    status = main(["report", str(run), "--output", str(tmp_path / "out"), *options])
+    return status, *capsys.readouterr()
+
+
+def graded_run(path: Path) -> Path:
+    """Scores of 0.2 to 0.9, and a key that says which are right."""
+    entries = [sample(None, f"p{i}", f"o{k}", 0.0, 0) for i in range(3) for k in range(4)]
+    for number, entry in enumerate(entries):
+        entry |= {"acc": None, "score": (0.2, 0.4, 0.7, 0.9)[number % 4], "passed": number % 4 > 0}
+    write_lines(path / "validation/0.jsonl", entries)
+    return path
+
+
+def test_command_says_that_scores_below_one_do_not_tell_which_are_right(tmp_path, capsys):
+    status, out, err = report_of(tmp_path, capsys, graded_run(tmp_path / "run"))
+    assert status == 1
+    assert out.splitlines()[2].split()[:4] == ["run", "0", "(base)", "0.000"]
+    assert '"acc" (or "score") on validation is from 0.2 to 0.9' in err
+    assert "--threshold says from where on it is, --correct-key names another key" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "accuracy"),
+    [
+        (["--threshold", "0.5"], "0.500"),
+        (["--threshold", "0.9"], "0.250"),
+        (["--correct-key", "passed"], "0.750"),
+        (["--correct-key", "score", "--threshold=-1"], "1.000"),
+    ],
+)
+def test_command_takes_the_key_and_the_threshold_of_right(tmp_path, capsys, options, accuracy):
+    status, out, err = report_of(tmp_path, capsys, graded_run(tmp_path / "run"), *options)
+    assert (status, "complaint" in err) == (0, False)
+    assert out.splitlines()[2].split()[3] == accuracy
+
+
+def test_command_names_a_key_that_no_line_has(tmp_path, capsys):
+    status, _, err = report_of(tmp_path, capsys, graded_run(tmp_path / "run"), "--correct-key", "right")
+    assert status == 2
+    assert '0.jsonl, line 1: the key "right" must be a finite number, at most 1e+300, got None' in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--threshold", "nan"], "argument --threshold: 'nan' is not a finite number"),
+        (["--threshold", "half"], "argument --threshold: 'half' is not a finite number"),
+        (["--figure", "figure.xyz"], "argument --figure: the suffix of 'figure.xyz' must be one of .png, .pdf, .svg"),
+    ],
+)
+def test_command_refuses_impossible_options_before_it_reads(tmp_path, capsys, options, words):
+    with pytest.raises(SystemExit, match="2"):
+        report_of(tmp_path, capsys, graded_run(tmp_path / "run"), *options)
+    assert words in capsys.readouterr().err
+
+
+def test_command_merges_the_copies_of_a_row_if_told_so(tmp_path, capsys):
+    """As in files that repeat each row 32 times in place of val_kwargs.n=32."""
+    uids = [f"00000000-0000-4000-8000-{i:012x}_0_0" for i in range(8)]
+    entries = [sample(None, f"p{i % 2}", "o", float(i < 4), 0, uid=uid) for i, uid in enumerate(uids)]
+    write_lines(tmp_path / "run/validation/0.jsonl", entries)
+    status, out, err = report_of(tmp_path, capsys, tmp_path / "run")
+    assert (status, out.splitlines()[2].split()[-1]) == (1, "0/0/8")
+    assert "8 problems share input and truth with another one of another uid" in err
+    assert "--merge-copies" in err
+    status, out, err = report_of(tmp_path, capsys, tmp_path / "run", "--merge-copies")
+    assert (status, out.splitlines()[2].split()[-1], "complaint" in err) == (0, "0/2/2", False)
+
+
+@pytest.mark.parametrize("option", ["--output", "--figure"])
+def test_command_names_a_place_that_cannot_be_written_before_it_reads(tmp_path, capsys, option):
+    run = write_tiny(tmp_path / "run", "x", {"one": [1, 2]})
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / ("out" if option == "--output" else "figure.png")
+    status, out, err = report_of(tmp_path, capsys, run, option, str(place))
+    assert (status, out) == (2, "")
+    assert err.startswith("verl-lad report: ")
+    assert f"cannot be written, as {tmp_path / 'file'} is not a directory" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_names_what_it_could_not_write(tmp_path, capsys):
+    run = write_tiny(tmp_path / "run", "x", {"one": [1, 2]})
+    (tmp_path / "out/report.html").mkdir(parents=True)
+    status, _, err = report_of(tmp_path, capsys, run)
+    assert status == 2
+    assert err.splitlines()[-1].startswith("verl-lad report: ")
+    assert str(tmp_path / "out/report.html") in err.splitlines()[-1]

@@ -1,22 +1,20 @@
 import json
+import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from verl_lad.evaluation import (
-    describe_run,
-    find_runs,
-    load_runs,
-    read_curves,
-    read_metrics,
-    read_validation,
-    validation_dumps,
-)
+from verl_lad.evaluation import Problem, Rules, effective_solutions, load_runs, read_metrics, read_validation
+from verl_lad.evaluation.metrics import read_curves
 from verl_lad.evaluation.records import MAX_NAMED_LINES
+from verl_lad.evaluation.runs import describe_run, find_runs
+from verl_lad.evaluation.validation import answer_label, read_entries, validation_dumps
 
 
 def sample(**changes: object) -> dict[str, object]:
-    """A line of verl 0.9.1's validation dump."""
+    """A line of a validation dump as verl writes it, but for the uid."""
     entry = {
         "input": "user\n3 digits with sum 5\nassistant\n",
         "output": " 1 2 2 ",
@@ -25,7 +23,6 @@ def sample(**changes: object) -> dict[str, object]:
         "step": 0,
         "reward": 1.0,
         "acc": 1.0,
-        "uid": "3f2c_0_0",
     }
     return entry | changes
 
@@ -36,6 +33,18 @@ def write_lines(path: Path, entries: list[object]) -> Path:
     return path
 
 
+def problems_in(path: Path, rules: Rules | None = None, complaints: list[str] | None = None) -> list[Problem]:
+    benchmarks = read_validation(path, rules, complaints=complaints).benchmarks
+    return [problem for problems in benchmarks.values() for problem in problems.values()]
+
+
+def multiplicities(path: Path, problem: Problem) -> list[int]:
+    """How often each distinct solution occurs among the correct samples."""
+    labels = [answer_label(entry) for entry in read_entries(path, problem.right)]
+    assert problem.solutions == effective_solutions(labels)
+    return sorted(Counter(labels).values())
+
+
 def test_samples_are_grouped_by_prompt_and_solutions_by_stripped_output(tmp_path):
     entries = [
         sample(),
@@ -44,8 +53,9 @@ def test_samples_are_grouped_by_prompt_and_solutions_by_stripped_output(tmp_path
         sample(output="9 9 9", acc=0.0, score=0.0),
         sample(input="other"),
     ]
-    first, other = read_validation(write_lines(tmp_path / "0.jsonl", entries)).values()
-    assert (first.total, first.correct, sorted(first.solutions.values())) == (4, 3, [1, 2])
+    path = write_lines(tmp_path / "0.jsonl", entries)
+    first, other = problems_in(path)
+    assert (first.total, first.correct, multiplicities(path, first)) == (4, 3, [1, 2])
     assert (other.total, other.correct) == (1, 1)
 
 
@@ -55,14 +65,16 @@ def test_solution_key_takes_precedence_over_the_output_unless_it_is_null(tmp_pat
         sample(output="thus 1 2 2", solution="122"),
         sample(output="122", solution=None),
     ]
-    (samples,) = read_validation(write_lines(tmp_path / "0.jsonl", entries)).values()
-    assert list(samples.solutions.values()) == [3]
+    path = write_lines(tmp_path / "0.jsonl", entries)
+    (problem,) = problems_in(path)
+    assert multiplicities(path, problem) == [3]
 
 
 def test_solutions_that_are_not_strings_are_compared_by_value(tmp_path):
     entries = [sample(solution={"a": 1, "b": [2]}), sample(solution={"b": [2], "a": 1}), sample(solution=[1, 2])]
-    (samples,) = read_validation(write_lines(tmp_path / "0.jsonl", entries)).values()
-    assert sorted(samples.solutions.values()) == [1, 2]
+    path = write_lines(tmp_path / "0.jsonl", entries)
+    (problem,) = problems_in(path)
+    assert multiplicities(path, problem) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -76,14 +88,26 @@ def test_solutions_that_are_not_strings_are_compared_by_value(tmp_path):
     ],
 )
 def test_correct_means_acc_of_at_least_one_or_else_score(tmp_path, changes, correct):
-    (samples,) = read_validation(write_lines(tmp_path / "0.jsonl", [sample(**changes)])).values()
-    assert samples.correct == correct
+    (problem,) = problems_in(write_lines(tmp_path / "0.jsonl", [sample(**changes)]))
+    assert problem.correct == correct
 
 
 def test_caller_can_name_the_key_of_correctness(tmp_path):
     path = write_lines(tmp_path / "0.jsonl", [sample(acc=0.0, passed=True)])
-    (samples,) = read_validation(path, correct_key="passed").values()
-    assert samples.correct == 1
+    (problem,) = problems_in(path, Rules(correct_key="passed"))
+    assert problem.correct == 1
+
+
+@pytest.mark.parametrize(("threshold", "correct"), [(None, 1), (0.5, 3), (0.8, 2), (-1.0, 4)])
+def test_caller_can_say_from_which_value_on_a_sample_is_correct(tmp_path, threshold, correct):
+    path = write_lines(tmp_path / "0.jsonl", [sample(acc=acc) for acc in (0.2, 0.5, 0.8, 1.0)])
+    (problem,) = problems_in(path, Rules(threshold=threshold))
+    assert problem.correct == correct
+
+
+def test_a_threshold_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="threshold must be a finite number, got nan"):
+        Rules(threshold=float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +119,26 @@ def test_caller_can_name_the_key_of_correctness(tmp_path):
         ("[1, 2]", "expected a JSON object, got list"),
         (json.dumps({"output": "y", "acc": 1.0}), 'the key "input" must be a string, got None'),
         (json.dumps({"input": "x", "acc": 1.0}), 'the key "output" must be a string, got None'),
-        (json.dumps({"input": "x", "output": "y"}), 'the key "score" must be a finite number, got None'),
+        (
+            json.dumps({"input": "x", "output": "y"}),
+            r'the key "score" must be a finite number, at most 1e\+300, got None',
+        ),
         (json.dumps({"input": "x", "output": "y", "acc": "yes"}), 'the key "acc" must be a finite number'),
-        ('{"input": "x", "output": "y", "score": NaN}', 'the key "score" must be a finite number, got nan'),
+        (
+            '{"input": "x", "output": "y", "score": NaN}',
+            r'the key "score" must be a finite number, at most 1e\+300, got nan',
+        ),
+        (
+            '{"input": "x", "output": "y", "score": ' + "9" * 400 + "}",
+            r'the key "score" must be a finite number, at most 1e\+300, got 999',
+        ),
+        ('{"input": "x", "output": "y", "score": ' + "9" * 5000 + "}", "malformed JSON: Exceeds the limit"),
+        ("[" * 10**5, "malformed JSON: nested too deeply"),
+        (
+            '{"input": "x", "output": "y", "score": 1, "uid": [1]}',
+            r'the key "uid" must be a string or an integer, got \[1',
+        ),
+        ('{"input": "x", "output": "\udced\udca0\udc80", "score": 1}', "malformed JSON"),
     ],
 )
 def test_error_of_a_bad_line_names_file_line_and_fault(tmp_path, line, message):
@@ -121,10 +162,10 @@ def test_a_large_dump_is_read_without_keeping_its_texts(tmp_path):
         for i in range(5000):
             file.write(json.dumps(sample(output=f"{i} " + "x" * 2000)) + "\n")
     tracemalloc.start()
-    (samples,) = read_validation(path).values()
+    (problem,) = problems_in(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(samples.solutions) == 5000
+    assert problem.solutions.distinct == 5000
     assert peak < path.stat().st_size / 5
 
 
@@ -132,6 +173,18 @@ def test_dumps_are_ordered_by_step_as_a_number_and_strange_files_are_left_out(tm
     for name in ("10.jsonl", "0.jsonl", "9.jsonl", "notes.jsonl", "3.txt"):
         write_lines(tmp_path / "validation" / name, [sample()])
     assert list(validation_dumps(tmp_path)) == [0, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("007", r"007 is|7 is the step of 007"), ("9" * 40, "no step of a training")]
+)
+def test_two_dumps_of_one_step_and_impossible_steps_are_named(tmp_path, name, words):
+    for each in ("0", "7", name):
+        write_lines(tmp_path / "validation" / f"{each}.jsonl", [sample()])
+    complaints: list[str] = []
+    assert list(validation_dumps(tmp_path, complaints)) == [0, 7]
+    (complaint,) = complaints
+    assert re.search(words, complaint)
 
 
 def test_missing_run_directory_is_named(tmp_path):
@@ -176,9 +229,9 @@ def test_bad_run_json_is_refused_by_name_and_replaced_by_what_else_is_known(tmp_
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json: "):
         describe_run(tmp_path)
-    problems: list[str] = []
-    assert describe_run(tmp_path, problems).algorithm == tmp_path.name
-    assert len(problems) == 1
+    complaints: list[str] = []
+    assert describe_run(tmp_path, complaints).algorithm == tmp_path.name
+    assert len(complaints) == 1
 
 
 @pytest.mark.parametrize("place", [".hydra/config.yaml", "hydra/.hydra/config.yaml", "config.yaml"])
@@ -270,64 +323,51 @@ def test_metrics_come_from_tensorboard_where_there_is_no_jsonl(tmp_path):
 def test_damaged_event_file_is_named_and_what_precedes_the_damage_is_kept(tmp_path, damage):
     file = write_events(tmp_path, range(5))
     file.write_bytes(damage(file.read_bytes()))
-    problems: list[str] = []
-    assert list(read_curves(tmp_path, problems)["actor/entropy"]) == [0, 1, 2, 3]
-    (problem,) = problems
-    assert problem.startswith(f"{file}, record 6: ")  # the first is the file's version
+    complaints: list[str] = []
+    assert list(read_curves(tmp_path, complaints)["actor/entropy"]) == [0, 1, 2, 3]
+    (complaint,) = complaints
+    assert complaint.startswith(f"{file}, record 6: ")  # the first is the file's version
     with pytest.raises(ValueError, match="record 6"):
         read_curves(tmp_path)
 
 
 def test_foreign_event_file_is_named(tmp_path):
     (tmp_path / "events.out.tfevents.1.host").write_bytes(b"this is no event file, whatever its name says")
-    problems: list[str] = []
-    assert read_curves(tmp_path, problems) == {}
-    assert "events.out.tfevents.1.host, record 1: " in problems[0]
+    complaints: list[str] = []
+    assert read_curves(tmp_path, complaints) == {}
+    assert "events.out.tfevents.1.host, record 1: " in complaints[0]
 
 
 def test_truncated_line_costs_that_line_alone(tmp_path):
     path = write_lines(tmp_path / "0.jsonl", [sample(), sample(acc=0.0)])
     path.write_text(path.read_text() + json.dumps(sample())[:50])
-    problems: list[str] = []
-    (samples,) = read_validation(path, problems=problems).values()
-    assert (samples.total, samples.correct) == (2, 1)
-    (problem,) = problems
-    assert problem.startswith(f"{path}, line 3: malformed JSON")
-    assert "cut off" in problem
+    complaints: list[str] = []
+    (problem,) = problems_in(path, complaints=complaints)
+    assert (problem.total, problem.correct) == (2, 1)
+    (complaint,) = complaints
+    assert complaint.startswith(f"{path}, line 3: malformed JSON")
+    assert "cut off" in complaint
 
 
 def test_foreign_file_is_named_with_a_few_of_its_lines_and_their_number(tmp_path):
     path = tmp_path / "0.jsonl"
     path.write_text("not json\n" * 1000)
-    problems: list[str] = []
-    assert read_validation(path, problems=problems) == {}
-    assert len(problems) == MAX_NAMED_LINES + 2
-    assert problems[-2:] == [
+    complaints: list[str] = []
+    assert problems_in(path, complaints=complaints) == []
+    assert len(complaints) == MAX_NAMED_LINES + 2
+    assert complaints[-2:] == [
         f"{path}: 1000 lines were left out, of which the first {MAX_NAMED_LINES} are named",
         f"{path}: no line of it is a validation sample",
     ]
 
 
-def test_of_a_session_with_several_outputs_the_last_one_counts(tmp_path):
-    """verl's agent loops: uid is sample_session_output, and the session's score stands on each of its outputs."""
-    entries = [
-        sample(uid="3f2c_0_0", output="thinking"),
-        sample(uid="3f2c_0_1", output="1 2 2"),
-        sample(uid="3f2c_1_0", output="1 1 3"),
-        sample(uid="17", output="1 1 3"),  # not verl's form: nothing follows from its order
-        sample(uid="18", output="1 1 3"),
-    ]
-    (samples,) = read_validation(write_lines(tmp_path / "0.jsonl", entries)).values()
-    assert (samples.total, sorted(samples.solutions.values())) == (4, [1, 3])
-
-
 def test_samples_without_a_benchmark_are_one_benchmark(tmp_path):
     entries = [sample(benchmark="AIME24"), sample(benchmark=None), sample(), sample(benchmark="MATH500")]
-    found = read_validation(write_lines(tmp_path / "0.jsonl", entries))
-    assert {key.benchmark: samples.total for key, samples in found.items()} == {
-        "AIME24": 1,
-        "validation": 2,
-        "MATH500": 1,
+    found = read_validation(write_lines(tmp_path / "0.jsonl", entries)).benchmarks
+    assert {benchmark: [p.total for p in problems.values()] for benchmark, problems in found.items()} == {
+        "AIME24": [1],
+        "validation": [2],
+        "MATH500": [1],
     }
     with pytest.raises(ValueError, match='the key "benchmark" must be a string, got 5'):
         read_validation(write_lines(tmp_path / "1.jsonl", [sample(benchmark=5)]))
@@ -337,16 +377,173 @@ def test_one_bad_run_costs_nothing_of_the_others(tmp_path):
     write_lines(tmp_path / "good/validation/0.jsonl", [sample()])
     write_lines(tmp_path / "later/validation/5.jsonl", [sample(step=5)])
     write_lines(tmp_path / "empty/validation/0.jsonl", [])
-    problems: list[str] = []
-    runs = load_runs([tmp_path / name for name in ("good", "later", "empty", "nowhere")], problems=problems)
+    complaints: list[str] = []
+    runs = load_runs([tmp_path / name for name in ("good", "later", "empty", "nowhere")], complaints=complaints)
     assert [(run.label, list(run.validations)) for run in runs] == [("good", [0]), ("later", [5])]
-    assert len(problems) == 3
-    for problem, words in zip(
-        sorted(problems), ("validation dump is empty", "none of step 0", "no such run directory"), strict=True
+    assert len(complaints) == 3
+    for complaint, words in zip(
+        sorted(complaints), ("validation dump is empty", "none of step 0", "no such run directory"), strict=True
     ):
-        assert words in problem
+        assert words in complaint
 
 
 def test_directory_given_twice_is_one_run(tmp_path):
     write_lines(tmp_path / "validation/0.jsonl", [sample()])
     assert len(load_runs([tmp_path, tmp_path / "validation" / ".."])) == 1
+
+
+def experiment(path: Path, steps: range = range(1, 3)) -> Path:
+    """A file of verl's file logger."""
+    return write_lines(path, [{"step": step, "data": {"actor/entropy": 1 / step}} for step in steps])
+
+
+@pytest.mark.parametrize("place", ["qwen.jsonl", "my_project/qwen.jsonl", "metrics-20261127.jsonl"])
+def test_file_logger_is_found_under_verls_default_name_too(tmp_path, place):
+    """verl writes $VERL_FILE_LOGGER_ROOT/<project>/<experiment>.jsonl."""
+    experiment(tmp_path / "run" / place)
+    write_lines(tmp_path / "run/validation/0.jsonl", [sample()])
+    (run,) = load_runs([tmp_path / "run"])
+    assert run.curves == {"actor/entropy": {1: 1.0, 2: 0.5}}
+    assert run.metrics == [tmp_path / "run" / place]
+    assert run.missing == []
+
+
+def test_verls_own_file_logger_writes_what_is_found(tmp_path, monkeypatch):
+    tracking = pytest.importorskip("verl.utils.tracking")
+    monkeypatch.delenv("VERL_FILE_LOGGER_PATH", raising=False)
+    monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
+    logger = tracking.FileLogger("my_project", "qwen-1.5b_lad")
+    logger.log({"actor/entropy": 0.5, "actor/grad_norm": float("nan")}, step=3)
+    logger.finish()
+    (run,) = load_runs([tmp_path])
+    assert (run.label, run.curves) == ("my_project", {"actor/entropy": {3: 0.5}})
+    (run,) = load_runs([tmp_path / "my_project/qwen-1.5b_lad.jsonl"])
+    assert (run.label, run.curves) == ("qwen-1.5b_lad", {"actor/entropy": {3: 0.5}})
+
+
+def test_a_project_of_several_experiments_has_a_run_for_each(tmp_path):
+    for name in ("lad", "grpo"):
+        experiment(tmp_path / "project" / f"{name}.jsonl")
+    write_lines(tmp_path / "project/notes.jsonl", [{"note": "no log"}])
+    for path in (tmp_path, tmp_path / "project"):
+        assert [(run.label, run.description.source) for run in load_runs([path])] == [
+            ("grpo", "the file's name"),
+            ("lad", "the file's name"),
+        ]
+
+
+def test_several_logs_of_other_names_in_one_run_are_refused_by_name(tmp_path):
+    for name in ("a", "b"):
+        experiment(tmp_path / f"{name}.jsonl")
+    write_lines(tmp_path / "validation/0.jsonl", [sample()])
+    complaints: list[str] = []
+    (run,) = load_runs([tmp_path], complaints=complaints)
+    assert run.curves == {}
+    assert complaints == [
+        f"{tmp_path}: several files of verl's file logger: a.jsonl, b.jsonl; name the run's own metrics.jsonl"
+    ]
+
+
+def test_a_log_is_known_though_its_first_line_is_damaged(tmp_path):
+    path = experiment(tmp_path / "lad.jsonl")
+    path.write_text('{"step": 0, "da\n' + path.read_text())
+    complaints: list[str] = []
+    (run,) = load_runs([tmp_path], complaints=complaints)
+    assert list(run.curves["actor/entropy"]) == [1, 2]
+    assert complaints[0].startswith(f"{path}, line 1: malformed JSON")
+
+
+def test_dumps_of_training_batches_are_no_logs(tmp_path):
+    """trainer.rollout_data_dir, beside a run with tensorboard's metrics."""
+    write_lines(tmp_path / "rollouts/1.jsonl", [sample()])
+    write_lines(tmp_path / "rollouts/examples.jsonl", [sample()])
+    write_lines(tmp_path / "validation/0.jsonl", [sample()])
+    (run,) = load_runs([tmp_path])
+    assert run.missing == ["training metrics"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "data": {"x": ' + "9" * 400 + "}}",
+        '{"step": ' + "9" * 20 + ', "data": {"x": 1}}',
+        '{"step": -1, "data": {"x": 1}}',
+        "[" * 10**5,
+    ],
+)
+def test_metrics_that_no_float_holds_cost_their_line_alone(tmp_path, line):
+    path = experiment(tmp_path / "metrics.jsonl")
+    path.write_text(path.read_text() + line + "\n")
+    complaints: list[str] = []
+    assert list(read_curves(tmp_path, complaints)["actor/entropy"]) == [1, 2]
+    (complaint,) = complaints
+    assert complaint.startswith(f"{path}, line 3: ")
+
+
+@pytest.mark.parametrize(
+    "place", ["run.json", "metrics.jsonl", "validation/0.jsonl", "validation/20.jsonl", "events.out.tfevents.1.host"]
+)
+@pytest.mark.parametrize("kind", ["directory", "pipe", "broken link"])
+def test_what_is_no_file_is_named_and_costs_nothing_else(tmp_path, place, kind):
+    write_lines(tmp_path / "validation/10.jsonl", [sample()])
+    path = tmp_path / place
+    {"directory": path.mkdir, "pipe": lambda: os.mkfifo(path), "broken link": lambda: path.symlink_to("nowhere")}[
+        kind
+    ]()
+    complaints: list[str] = []
+    (run,) = load_runs([tmp_path], complaints=complaints)
+    assert list(run.validations) == [10]
+    assert any(complaint.startswith(f"{path}: cannot be read: not a file") for complaint in complaints)
+
+
+def test_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "validation/0.jsonl", [sample()])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    complaints: list[str] = []
+    assert load_runs([tmp_path], complaints=complaints) == []
+    assert complaints[0] == f"{path}: cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["data: {seed: 2026-13-45}", "a: &a [*a]", "[" * 10**4, "? [a]\n: 1", "data: {seed: " + "9" * 5000 + "}", "\x00"],
+)
+def test_strange_configuration_is_no_traceback(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    assert describe_run(tmp_path, []).algorithm == tmp_path.name
+
+
+def test_half_of_a_surrogate_pair_in_a_name_can_be_printed(tmp_path):
+    (tmp_path / "run.json").write_text('{"algo": "a\\ud83d", "name": "\\ude00"}')
+    found = describe_run(tmp_path)
+    assert (found.algorithm, found.name) == ("a?", "?")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.0, 1.0], False),
+        ([-1.0, 1.0], False),
+        ([0.0], False),
+        ([-1.0], False),
+        ([1.0], False),
+        ([0.0, 0.5], True),
+        ([-1.0, 0.0], True),
+        ([0.5], True),
+        ([0.0, 0.1, 1.0], True),
+        ([0.0, 37.0, 100.0], True),
+    ],
+)
+def test_values_that_do_not_say_which_are_right_are_named_unless_there_is_a_threshold(tmp_path, values, said):
+    """A run with scores below 1 would have accuracy 0 without a word."""
+    for step, chosen in enumerate((values[:1], values)):
+        write_lines(tmp_path / f"validation/{step}.jsonl", [sample(acc=None, score=value) for value in chosen])
+    (run,) = load_runs([tmp_path])
+    assert len(run.remarks) == said
+    assert all("--threshold" in remark and f"to {values[-1]:g}" in remark for remark in run.remarks if len(values) > 1)
+    (run,) = load_runs([tmp_path], Rules(threshold=0.5))
+    assert run.remarks == []

@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
+from verl_lad.cli.report import add_arguments
 from verl_lad.version import __version__
 
 NEXT_STEPS = """\
@@ -28,41 +28,9 @@ def _next_steps(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    missing = [name for name in ("jinja2", "matplotlib", "rich", "yaml") if find_spec(name) is None]
-    if missing:
-        print(f"verl-lad report needs {', '.join(missing)}: pip install 'verl-lad[report]'", file=sys.stderr)
-        return 2
+    from verl_lad.cli.report import run
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from verl_lad.evaluation import draw_figure, format_table, load_runs, summarise_runs, write_page
-
-    problems: list[str] = []
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        reading = progress.add_task("validation dumps", total=None)
-
-        def on_dump(path: Path, done: int, dumps: int) -> None:
-            progress.update(reading, completed=done, total=dumps)
-            if not console.is_terminal:
-                print(f"read {path} ({done}/{dumps})", file=sys.stderr)
-
-        runs = load_runs(arguments.runs, problems=problems, on_dump=on_dump)
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    if not runs:
-        print("nothing to report", file=sys.stderr)
-        return 2
-    rows = summarise_runs(runs)
-    if rows:
-        print(format_table(rows))
-    if rows and arguments.figure is not None:
-        draw_figure(rows, arguments.figure)
-        print(f"figure: {arguments.figure}")
-    print(f"page: {write_page(runs, problems, arguments.output)}")
-    return 1 if problems else 0
+    return run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -84,7 +52,7 @@ def _bandit(arguments: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line of `verl-lad`."""
+    """Make the parser of `verl-lad`."""
     parser = argparse.ArgumentParser(prog="verl-lad", description="LAD (arXiv 2602.20132) for verl.")
     parser.add_argument("--version", action="version", version=f"verl-lad {__version__}")
     parser.set_defaults(run=_next_steps)
@@ -106,13 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
         "report",
         help="accuracy, diversity and training curves of runs, as a table and a page",
         description="Reads what verl wrote and prints a table; writes report.html, figures/*.png and summary.json. "
-        "Exit status: 0, 1 if something could not be read, 2 if nothing could.",
+        "Exit status: 0, 1 if something was left out or is uncertain, 2 if nothing was written.",
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's directory, or one of several runs")
-    report.add_argument(
-        "--output", type=Path, default=Path("lad-report"), metavar="DIR", help="where to write (default: %(default)s)"
-    )
-    report.add_argument("--figure", type=Path, metavar="PNG", help="draw the table's numbers into this file as well")
+    add_arguments(report)
     report.set_defaults(run=_report)
 
     bandit = commands.add_parser(
@@ -134,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
+    """Run one command, and return the exit status."""
     arguments = make_parser().parse_args(argv)
     return int(arguments.run(arguments))
 

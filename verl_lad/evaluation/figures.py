@@ -1,24 +1,14 @@
-"""The figures of the report. Colour is the algorithm's, the same in all of them; needs matplotlib, but no display."""
+"""Draw the figures of the report. An algorithm has one colour in all of them. Needs matplotlib, but no display."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from verl_lad.evaluation.measures import (
-    AVG,
-    COLLISION,
-    DIST_3,
-    EFFECTIVE,
-    SELF_BLEU,
-    Measure,
-    estimate,
-    pass_measure,
-)
+from verl_lad.evaluation import measures
+from verl_lad.evaluation.measures import AVG, Measure, Values, dist_measure, estimate, pass_measure
 from verl_lad.evaluation.runs import Run
-from verl_lad.evaluation.selection import algorithms, benchmarks, entropy_counts, last_step, powers_of_two, run_values
-from verl_lad.evaluation.summary import summarise_steps
+from verl_lad.evaluation.tables import RESAMPLES, Row, algorithms, benchmarks, entropy_counts, powers_of_two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +20,6 @@ MARKERS = ("o", "s", "^", "D")
 
 MAX_MARKED = 20
 """Points up to which each gets a marker."""
-
-RESAMPLES = 1000
-"""Bootstrap resamples behind a band: the tables take ten times as many, a curve has one interval a step."""
 
 _RC = {
     "font.size": 8.5,
@@ -68,8 +55,8 @@ _CAPTIONS = {
     "frontier": "Accuracy and diversity: a line is a run, a marker a validation; hollow: step 0, large: the last one. "
     "Up and to the right is better; dotted: the base's diversity. (Collision): the sense of effective that needs two "
     "correct samples of a problem, where half of the problems have too few for entropy at some validation.",
-    "diversity": "Diversity over training, by benchmark: effective number of distinct correct solutions, dist-3, and "
-    "self-BLEU (less is more diverse). Lines and bands as in the accuracy.",
+    "diversity": "Diversity over training, by benchmark: effective number of distinct correct solutions, and dist-3. "
+    "Lines and bands as in the accuracy.",
     "training": "Training, as logged by verl. Thick: mean over the runs of an algorithm at the steps that all have; "
     "band: from the smallest to the largest run; thin: single runs.",
     "lad": "LAD's own metrics, means over micro-batches and ranks. Lines and bands as in training.",
@@ -77,34 +64,8 @@ _CAPTIONS = {
     "in training.",
 }
 
-Curve = Mapping[int, float]
-Middle = Mapping[int, tuple[float, float | None, float | None]]
+Line = dict[int, tuple[float, float | None, float | None]]
 """Value, and both ends of its band, by place on the horizontal axis."""
-
-
-class _Style(NamedTuple):
-    colour: str
-    marker: str
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the page.
-
-    Attributes:
-        name: of its file, without the suffix.
-        caption: what it shows.
-        figure: matplotlib's.
-    """
-
-    name: str
-    caption: str
-    figure: "Figure"
-
-    @property
-    def width(self) -> int:
-        """Width on the page in CSS pixels, so that text has one size in all figures."""
-        return round(100 * self.figure.get_figwidth())
 
 
 @dataclass(frozen=True)
@@ -115,58 +76,56 @@ class _Panel:
     draw: Callable[["Axes"], None]
 
 
-def draw_all(runs: Sequence[Run]) -> list[Drawing]:
-    """Draw every figure for which the runs have data.
+class Figures:
+    """Draw runs, each algorithm in its colour and marker.
 
     Args:
-        runs: the runs.
-
-    Returns:
-        The figures in the order of the page.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
+        runs: the runs, at least one.
+        rows: their validations, see `verl_lad.evaluation.tables.validation_rows`.
     """
-    draw = _Palette(runs)
-    of_benchmarks = benchmarks(runs)
-    panels = {
-        "accuracy": [_measure_panel(draw, runs, benchmark, AVG) for benchmark in of_benchmarks],
-        "pass_at_k": [_pass_panel(draw, benchmark) for benchmark in of_benchmarks],
-        "frontier": [p for benchmark in of_benchmarks if (p := _frontier_panel(draw, runs, benchmark)) is not None],
-        "diversity": _diversity_panels(draw, runs),
-        "training": [
-            _metric_panel(draw, name, *words)
-            for name, words in _TRAINING.items()
-            if any(name in run.curves for run in runs)
-        ],
-        "lad": [_metric_panel(draw, name, name, "") for name in _names(runs, "actor/lad/")],
-        "verl_validation": [_metric_panel(draw, n, n, "") for n in _names(runs, "val-core/") if "/mean@" in n],
-    }
-    return [
-        Drawing(name, caption, draw.sheet(panels[name], len(of_benchmarks) if name == "diversity" else 3))
-        for name, caption in _CAPTIONS.items()
-        if panels[name]
-    ]
 
-
-class _Palette:
-    """Draws in the colour and marker of each algorithm."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], rows: Sequence[Row]) -> None:
+        self.runs = runs
+        self.rows = rows
         self.groups = algorithms(runs)
+        self.benchmarks = benchmarks(runs)
         self.styles = {
-            algorithm: _Style(COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)])
+            algorithm: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)])
             for i, algorithm in enumerate(self.groups)
         }
 
-    def sheet(self, panels: Sequence[_Panel], columns: int) -> "Figure":
+    def overview(self) -> "Figure":
+        """Draw accuracy and effective solutions over training, for each benchmark; there must be a validation."""
+        panels = [panel for b in self.benchmarks for panel in (self._over_training(b, AVG), self._effective(b))]
+        return self._sheet(panels, 2)
+
+    def draw_all(self) -> dict[str, tuple[str, "Figure"]]:
+        """Draw every figure for which the runs have data: caption and figure by name, in the order of the page."""
+        names = sorted({name for run in self.runs for name in run.curves})
+        panels = {
+            "accuracy": [self._over_training(benchmark, AVG) for benchmark in self.benchmarks],
+            "pass_at_k": [self._pass_at_k(benchmark) for benchmark in self.benchmarks],
+            "frontier": [self._frontier(b) for b in self.benchmarks if self._frontier_lines(b)],
+            "diversity": [
+                *map(self._effective, self.benchmarks),
+                *(self._over_training(benchmark, dist_measure(3)) for benchmark in self.benchmarks),
+            ],
+            "training": [self._metric(name, *words) for name, words in _TRAINING.items() if name in names],
+            "lad": [self._metric(name, name, "") for name in names if name.startswith("actor/lad/")],
+            "verl_validation": [self._metric(n, n, "") for n in names if n.startswith("val-core/") and "/mean@" in n],
+        }
+        columns = {"diversity": len(self.benchmarks)}
+        return {
+            name: (caption, self._sheet(panels[name], columns.get(name, 3)))
+            for name, caption in _CAPTIONS.items()
+            if panels[name]
+        }
+
+    def _sheet(self, panels: Sequence[_Panel], columns: int) -> "Figure":
         """Arrange panels in rows, with one legend below."""
-        try:
-            from matplotlib import rc_context
-            from matplotlib.figure import Figure
-            from matplotlib.lines import Line2D
-        except ImportError as error:
-            raise ImportError("the figures need matplotlib: pip install 'verl-lad[report]'") from error
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
 
         columns = min(columns if columns in (2, 3) else 3, len(panels))
         rows = math.ceil(len(panels) / columns)
@@ -189,151 +148,115 @@ class _Palette:
                 text.set_parse_math(False)
         return figure
 
-    def curves(self, axes: "Axes", by_algorithm: Mapping[str, Sequence[Curve]], middles: Mapping[str, Middle]) -> None:
-        """Draw the runs of each algorithm thin, and a thick line with its band over them."""
-        for algorithm, runs in by_algorithm.items():
-            if len(runs) > 1:
-                for run in runs:
-                    colour = self.styles[algorithm].colour
-                    axes.plot(list(run), list(run.values()), color=colour, linewidth=0.6, alpha=0.55)
-            self.middle(axes, algorithm, middles[algorithm])
+    def _draw_lines(self, axes: "Axes", lines: Mapping[str, Line], singles: Mapping[str, Sequence[Line]]) -> None:
+        """Draw the single runs of each algorithm thin, and a thick line with its band over them."""
+        for algorithm, line in lines.items():
+            colour, marker = self.styles[algorithm]
+            for run in singles.get(algorithm, ()) if len(self.groups[algorithm]) > 1 else ():
+                axes.plot(list(run), [value for value, _, _ in run.values()], color=colour, linewidth=0.6, alpha=0.55)
+            shown_marker = marker if len(line) <= MAX_MARKED else "none"
+            values = [value for value, _, _ in line.values()]
+            axes.plot(list(line), values, color=colour, marker=shown_marker, linewidth=1.6)
+            banded = [(x, low, high) for x, (_, low, high) in line.items() if low is not None and high is not None]
+            if banded:
+                x, lows, highs = zip(*banded, strict=True)
+                axes.fill_between(x, lows, highs, color=colour, alpha=0.13, linewidth=0)
 
-    def middle(self, axes: "Axes", algorithm: str, points: Middle) -> None:
-        """Draw a thick line with its band."""
-        colour, marker = self.styles[algorithm]
-        values = [value for value, _, _ in points.values()]
-        few = marker if len(points) <= MAX_MARKED else "none"
-        axes.plot(list(points), values, color=colour, marker=few, linewidth=1.6)
-        banded = [(x, low, high) for x, (_, low, high) in points.items() if low is not None and high is not None]
-        if banded:
-            x, lows, highs = zip(*banded, strict=True)
-            axes.fill_between(x, lows, highs, color=colour, alpha=0.13, linewidth=0)
+    def _metric(self, name: str, title: str, unit: str) -> _Panel:
+        """Draw a training metric."""
+        lines: dict[str, Line] = {}
+        singles: dict[str, list[Line]] = {}
+        for algorithm, group in self.groups.items():
+            curves = [run.curves[name] for run in group if name in run.curves]
+            if curves:
+                shared = {s: [curve[s] for curve in curves] for s in sorted(set.intersection(*map(set, curves)))}
+                lines[algorithm] = {s: (math.fsum(v) / len(v), min(v), max(v)) for s, v in shared.items()}
+                singles[algorithm] = [{s: (value, None, None) for s, value in curve.items()} for curve in curves]
+        return _Panel(title, "training step", unit, lambda axes: self._draw_lines(axes, lines, singles))
+
+    def _over_training(self, benchmark: str, measure: Measure) -> _Panel:
+        """Draw a measure at every validation."""
+        steps = sorted({step for run in self.runs for step in run.validations})
+        lines, singles = {}, {}
+        for algorithm, group in self.groups.items():
+            values = [{s: v for s in steps if (v := measure.values(run, benchmark, s))} for run in group]
+            by_step = {s: [run[s] for run in values if s in run] for s in steps}
+            lines[algorithm] = _line(measure, {s: runs for s, runs in by_step.items() if runs}, RESAMPLES)
+            singles[algorithm] = [_line(measure, {s: [v] for s, v in run.items()}, 0) for run in values]
+        return _Panel(benchmark, "training step", measure.heading, lambda axes: self._draw_lines(axes, lines, singles))
+
+    def _effective(self, benchmark: str) -> _Panel:
+        """Draw the effective number of solutions, in the sense that says something about the benchmark."""
+        return self._over_training(
+            benchmark, measures.EFFECTIVE if entropy_counts(self.runs, benchmark) else measures.COLLISION
+        )
+
+    def _pass_at_k(self, benchmark: str) -> _Panel:
+        """Draw Pass@k over k, at the last validations."""
+        lines: dict[str, Line] = {}
+        for algorithm, group in self.groups.items():
+            runs = [run for run in group if run.last_step(benchmark) is not None]
+            for k in powers_of_two(runs, benchmark) if runs else ():
+                measure = pass_measure(k)
+                values = [measure.values(run, benchmark, run.last_step(benchmark)) for run in runs]
+                lines.setdefault(algorithm, {}).update(_line(measure, {k: values}, RESAMPLES))
+
+        def draw(axes: "Axes") -> None:
+            self._draw_lines(axes, lines, {})
+            axes.set_xscale("log", base=2)
+            ticks = sorted({k for line in lines.values() for k in line})
+            axes.set_xticks(ticks, labels=list(map(str, ticks)))
+
+        return _Panel(benchmark, "k, samples tried", "Pass@k, %", draw)
+
+    def _frontier_lines(self, benchmark: str) -> dict[str, list[tuple[int, float, float]]]:
+        """Return step, accuracy and share of the base, in percent, of the validations of each run that have a share."""
+        share = self._share(benchmark)
+        lines: dict[str, list[tuple[int, float, float]]] = {}
+        for row in self.rows:
+            accuracy, kept = row.numbers["avg"], row.numbers[share.key]
+            if row.benchmark == benchmark and accuracy is not None and kept is not None and math.isfinite(kept):
+                lines.setdefault(row.run.label, []).append((row.step, 100 * accuracy, 100 * kept))
+        return lines
+
+    def _share(self, benchmark: str) -> Measure:
+        return measures.SHARE if entropy_counts(self.runs, benchmark) else measures.COLLISION_SHARE
+
+    def _frontier(self, benchmark: str) -> _Panel:
+        """Draw the share of the base over accuracy."""
+        lines = self._frontier_lines(benchmark)
+        styles = {run.label: self.styles[run.algorithm] for run in self.runs}
+
+        def draw(axes: "Axes") -> None:
+            axes.axhline(100.0, color="#777777", linestyle=":", linewidth=0.9)
+            for label, points in lines.items():
+                colour, marker = styles[label]
+                steps, x, y = zip(*points, strict=True)
+                axes.plot(x, y, color=colour, marker=marker, linewidth=1.0, markersize=3)
+                axes.plot(x[-1], y[-1], color=colour, marker=marker, markersize=7)
+                if steps[0] == 0:
+                    axes.plot(x[0], y[0], color=colour, marker=marker, markersize=6, markerfacecolor="white")
+            axes.set_ylim(bottom=0.0)
+
+        sense = " (collision)" if self._share(benchmark) is measures.COLLISION_SHARE else ""
+        return _Panel(benchmark, "Avg@n, %", f"effective correct{sense}, % of base", draw)
+
+
+def _line(measure: Measure, values: Mapping[int, Sequence[Values]], resamples: int) -> Line:
+    """Estimate a measure at each place, as drawn, without what is undefined or has no bound."""
+    line: Line = {}
+    scale = 100.0 if measure.percent else 1.0
+    for x, runs in values.items():
+        e = estimate(measure, [runs], resamples)
+        if e is None or not math.isfinite(e.value):
+            continue
+        line[x] = scale * e.value, None, None
+        if e.low is not None and e.high is not None and math.isfinite(e.high):
+            line[x] = scale * e.value, scale * e.low, scale * e.high
+    return line
 
 
 def _short(label: str) -> str:
-    """A label for a legend, which would drop one that begins with an underscore."""
+    """Shorten a label for a legend, which would drop one that begins with an underscore."""
     shown = label if len(label) <= 40 else f"{label[:39]}…"
     return f" {shown}" if shown.startswith("_") else shown
-
-
-def _names(runs: Sequence[Run], prefix: str) -> list[str]:
-    return sorted({name for run in runs for name in run.curves if name.startswith(prefix)})
-
-
-def _metric_panel(draw: _Palette, name: str, title: str, unit: str) -> _Panel:
-    curves = {
-        algorithm: [run.curves[name] for run in group if name in run.curves]
-        for algorithm, group in draw.groups.items()
-        if any(name in run.curves for run in group)
-    }
-    middles = {}
-    for algorithm, found in curves.items():
-        steps = sorted(set.intersection(*map(set, found)))
-        values = {step: [curve[step] for curve in found] for step in steps}
-        middles[algorithm] = {step: (math.fsum(v) / len(v), min(v), max(v)) for step, v in values.items()}
-    return _Panel(title, "training step", unit, lambda axes: draw.curves(axes, curves, middles))
-
-
-def _measure_panel(draw: _Palette, runs: Sequence[Run], benchmark: str, measure: Measure) -> _Panel:
-    steps = sorted({step for run in runs for step in run.validations})
-    curves: dict[str, list[dict[int, float]]] = {}
-    middles: dict[str, dict[int, tuple[float, float | None, float | None]]] = {}
-    for algorithm, group in draw.groups.items():
-        values = [{step: v for step in steps if (v := run_values(run, step, benchmark, measure))} for run in group]
-        curves[algorithm] = [
-            {step: point[0] for step, v in of_run.items() if (point := _point(measure, [v], 1)) is not None}
-            for of_run in values
-        ]
-        middles[algorithm] = {
-            step: point
-            for step in steps
-            if (found := [of_run[step] for of_run in values if step in of_run])
-            and (point := _point(measure, found, RESAMPLES)) is not None
-        }
-    unit = f"{measure.title}, %" if measure.percent else measure.title
-    return _Panel(benchmark, "training step", unit, lambda axes: draw.curves(axes, curves, middles))
-
-
-def _point(
-    measure: Measure, runs: Sequence[Mapping[str, float]], resamples: int
-) -> tuple[float, float | None, float | None] | None:
-    """Value and interval as drawn; None where it is undefined or without bound."""
-    found = estimate(measure, runs, resamples)
-    if found is None or not math.isfinite(found.value):
-        return None
-    scale = 100.0 if measure.percent else 1.0
-    if found.low is None or found.high is None or not math.isfinite(found.high):
-        return scale * found.value, None, None
-    return scale * found.value, scale * found.low, scale * found.high
-
-
-def _diversity_panels(draw: _Palette, runs: Sequence[Run]) -> list[_Panel]:
-    effective = {b: EFFECTIVE if entropy_counts(runs, b) else COLLISION for b in benchmarks(runs)}
-    return [
-        *(_measure_panel(draw, runs, benchmark, measure) for benchmark, measure in effective.items()),
-        *(_measure_panel(draw, runs, benchmark, measure) for measure in (DIST_3, SELF_BLEU) for benchmark in effective),
-    ]
-
-
-def _pass_panel(draw: _Palette, benchmark: str) -> _Panel:
-    middles: dict[str, dict[int, tuple[float, float | None, float | None]]] = {}
-    for algorithm, group in draw.groups.items():
-        validated = [run for run in group if last_step(run, benchmark) is not None]
-        if not validated:
-            continue
-        middles[algorithm] = {
-            k: point
-            for k in powers_of_two(validated, benchmark)
-            if (found := [run_values(run, last_step(run, benchmark), benchmark, pass_measure(k)) for run in validated])
-            and (point := _point(pass_measure(k), found, RESAMPLES)) is not None
-        }
-
-    def draw_curves(axes: "Axes") -> None:
-        for algorithm, points in middles.items():
-            draw.middle(axes, algorithm, points)
-        axes.set_xscale("log", base=2)
-        ticks = sorted({k for points in middles.values() for k in points})
-        axes.set_xticks(ticks, labels=list(map(str, ticks)))
-
-    return _Panel(benchmark, "k, samples tried", "Pass@k, %", draw_curves)
-
-
-def _frontier_panel(draw: _Palette, runs: Sequence[Run], benchmark: str) -> _Panel | None:
-    rows = {
-        id(run): summarise_steps(
-            {s: v.benchmarks[benchmark] for s, v in run.validations.items() if benchmark in v.benchmarks}
-        )
-        for run in runs
-    }
-    of_entropy = entropy_counts(runs, benchmark)
-    lines = []
-    for run in runs:
-        points = [
-            (row.step, 100 * row.accuracy, 100 * share)
-            for row in rows[id(run)]
-            if (share := row.entropy_share if of_entropy else row.collision_share) is not None
-        ]
-        if points:
-            lines.append((draw.styles[run.algorithm], points))
-    if not lines:
-        return None
-
-    def draw_lines(axes: "Axes") -> None:
-        axes.axhline(100.0, color="#777777", linestyle=":", linewidth=0.9)
-        for (colour, marker), points in lines:
-            steps, x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, marker=marker, linewidth=1.0, markersize=3)
-            axes.plot(x[-1], y[-1], color=colour, marker=marker, markersize=7)
-            if steps[0] == 0:
-                axes.plot(x[0], y[0], color=colour, marker=marker, markersize=6, markerfacecolor="white")
-        axes.set_ylim(bottom=0.0)
-
-    sense = "" if of_entropy else " (collision)"
-    return _Panel(benchmark, "Avg@n, %", f"effective correct{sense}, % of base", draw_lines)
-
-
-def save(drawing: Drawing, directory: Path) -> Path:
-    """Write a figure as PNG; the directory must exist."""
-    path = directory / f"{drawing.name}.png"
-    drawing.figure.savefig(path)
-    return path

@@ -1,21 +1,19 @@
-"""Finds and reads the run directories of trainings with verl 0.9.
+"""Find and read the run directories of trainings with verl 0.9.
 
-A run is a directory with any of: `run.json`, which says what it is (ours, written by the recipes), `metrics*.jsonl`
-(verl's file logger) or tensorboard's event files, `validation/<step>.jsonl` (verl's validation dumps), and Hydra's
-`.hydra/config.yaml`.
+A run is a directory with any of: `run.json`, which says what it is (the recipes write it), files of verl's file logger
+or of tensorboard, `validation/<step>.jsonl` (verl's validation dumps), and Hydra's `.hydra/config.yaml`.
 """
 
-from array import array
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_lad.evaluation.metrics import Curves, event_files, metrics_files, read_curves
-from verl_lad.evaluation.records import parse_object, refuse, text_under
-from verl_lad.evaluation.summary import ProblemStatistics, problem_statistics
-from verl_lad.evaluation.validation import ProblemKey, read_validation, validation_dumps
+from verl_lad.evaluation.metrics import Curves, event_files, is_log, log_files, metrics_files, read_curves
+from verl_lad.evaluation.records import complain, open_file, parse_object, text_under
+from verl_lad.evaluation.validation import Problem, Rules, Validation, extremes, read_validation, validation_dumps
 
 _CONFIGS = (".hydra/config.yaml", "hydra/.hydra/config.yaml", "config.yaml")
 _MARKS = ("run.json", "metrics*.jsonl", "validation/*.jsonl", "events.out.tfevents.*", *_CONFIGS)
@@ -43,21 +41,6 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """One validation of a run.
-
-    Attributes:
-        path: the dump.
-        benchmarks: what it says about each problem, by benchmark and prompt.
-        offsets: where the samples of each problem begin in the dump, in bytes.
-    """
-
-    path: Path
-    benchmarks: dict[str, dict[str, ProblemStatistics]]
-    offsets: "dict[ProblemKey, array[int]]"
-
-
-@dataclass(frozen=True)
 class Run:
     """A run, read.
 
@@ -67,6 +50,7 @@ class Run:
         curves: its training metrics; empty if it has none.
         metrics: the files that they come from.
         validations: its validations by step, in the order of the steps; empty if it has none.
+        remarks: what is uncertain about the validations, as sentences.
     """
 
     description: Description
@@ -74,6 +58,7 @@ class Run:
     curves: Curves
     metrics: list[Path]
     validations: dict[int, Validation]
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def algorithm(self) -> str:
@@ -83,181 +68,204 @@ class Run:
     @property
     def missing(self) -> list[str]:
         """What the run could have and has not."""
-        kinds = {"training metrics": self.curves, "validation dumps": self.validations}
-        return [kind for kind, found in kinds.items() if not found]
+        kinds: dict[str, Mapping] = {"training metrics": self.curves, "validation dumps": self.validations}
+        return [kind for kind, data in kinds.items() if not data]
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Every benchmark that it was validated on, in the order in which they occur."""
+        return list(dict.fromkeys(b for validation in self.validations.values() for b in validation.benchmarks))
+
+    def problems(self, benchmark: str, step: int | None) -> dict[str, Problem]:
+        """Return the problems of a benchmark at a step; empty if it was not validated then."""
+        return {} if step not in self.validations else self.validations[step].benchmarks.get(benchmark, {})
+
+    def last_step(self, benchmark: str) -> int | None:
+        """Return the step of its last validation on a benchmark; None if it has none."""
+        return max((step for step in self.validations if self.problems(benchmark, step)), default=None)
+
+    def last_problems(self, benchmark: str) -> dict[str, Problem]:
+        """Return the problems of a benchmark at its last validation; empty if it has none."""
+        return self.problems(benchmark, self.last_step(benchmark))
 
 
-def find_runs(path: Path, problems: list[str] | None = None) -> list[Path]:
-    """Find the run that a directory is, or the runs that it holds.
+def find_runs(path: Path, complaints: list[str] | None = None) -> list[Path]:
+    """Find the run that a path is, or the runs right below it, in the order of their names.
 
-    Args:
-        path: a run's directory, or one without any of a run's files but with runs right below it.
-        problems: collects what is wrong, see `verl_lad.evaluation.records`.
-
-    Returns:
-        The runs' directories, in the order of their names; empty if there is none.
-
-    Raises:
-        FileNotFoundError: without `problems`, if there is no such directory.
-        ValueError: without `problems`, if there is no run in it.
+    A file of verl's file logger is a run, so verl's directory of a project has one for each experiment.
     """
-    if not path.is_dir():
-        if problems is None:
+    if not path.is_dir() and not path.is_file():
+        if complaints is None:
             raise FileNotFoundError(f"{path}: no such run directory")
-        problems.append(f"{path}: no such run directory")
+        complaints.append(f"{path}: no such run directory")
         return []
-    if _is_run(path):
-        return [path]
-    below = [directory for directory in sorted(path.iterdir()) if directory.is_dir() and _is_run(directory)]
-    if below:
-        return below
-    if event_files(path):  # tensorboard's alone, in directories of their own
-        return [path]
-    refuse(
-        f"{path}: not a run, and no run right below it; expected run.json, metrics*.jsonl, validation/<step>.jsonl or "
-        "events.out.tfevents.*",
-        problems,
-    )
-    return []
+    runs = _runs_at(path) or [run for below in sorted(path.glob("*")) if below.is_dir() for run in _runs_at(below)]
+    if not runs and event_files(path):  # tensorboard's alone, in directories of their own
+        runs = [path]
+    if not runs:
+        complain(
+            f"{path}: not a run, and no run right below it; expected run.json, metrics*.jsonl, <experiment>.jsonl, "
+            "validation/<step>.jsonl or events.out.tfevents.*",
+            complaints,
+        )
+    return runs
 
 
-def describe_run(run_dir: Path, problems: list[str] | None = None) -> Description:
+def _runs_at(path: Path) -> list[Path]:
+    """Return the path if it is a run, or else the logs of runs that are files right in it."""
+    if any(next(path.glob(mark), None) is not None for mark in _MARKS) or (path.is_file() and is_log(path)):
+        return [path]
+    logs = log_files(path)
+    return [path] if len(logs) == 1 else logs
+
+
+def describe_run(run_dir: Path, complaints: list[str] | None = None) -> Description:
     """Read what a run is.
 
-    The algorithm is the key "algo" of `run.json`; without that file, it is read from Hydra's configuration, as the name
+    The algorithm is the key "algo" of `run.json`. Without that file, it is read from Hydra's configuration, as the name
     of the policy loss (actor_rollout_ref.actor.policy_loss.loss_mode) unless that is "vanilla", and then of the
-    advantage estimator (algorithm.adv_estimator); without that, it is the directory's name. The optional keys "seed",
+    advantage estimator (algorithm.adv_estimator). Without that, it is the directory's name. The optional keys "seed",
     "name" and "verl" of `run.json` are its seed (otherwise data.seed of the configuration), name, and verl's version.
-
-    Args:
-        run_dir: directory of the run.
-        problems: collects what is wrong, see `verl_lad.evaluation.records`.
-
-    Returns:
-        The description.
-
-    Raises:
-        ValueError: without `problems`, if `run.json` or the configuration is malformed, or a key has a wrong type.
-        ImportError: if there is a configuration to be read and PyYAML is not installed.
     """
-    stated: dict[str, Any] = {}
-    path = run_dir / "run.json"
-    if path.is_file():
-        try:
-            stated = _checked_statement(parse_object(path.read_bytes()))
-        except ValueError as error:
-            refuse(f"{path}: {error}", problems)
-    algorithm, seed, source = stated.get("algo"), stated.get("seed"), str(path)
+    stated = _read_statement(run_dir / "run.json", complaints)
+    algorithm, seed, source = stated.get("algo"), stated.get("seed"), str(run_dir / "run.json")
     config = next((run_dir / name for name in _CONFIGS if (run_dir / name).is_file()), None)
     if config is not None and (algorithm is None or seed is None):
-        configured_algorithm, configured_seed = _read_config(config, problems)
+        configured_algorithm, configured_seed = _read_config(config, complaints)
         if algorithm is None and configured_algorithm is not None:
             algorithm, source = configured_algorithm, str(config)
         seed = configured_seed if seed is None else seed
     if algorithm is None:
-        algorithm, source = run_dir.resolve().name, "the directory's name"
+        place = run_dir.resolve()
+        algorithm, source = (place.name, "the directory's name") if place.is_dir() else (place.stem, "the file's name")
     return Description(run_dir, algorithm, seed, stated.get("name"), stated.get("verl"), source)
 
 
 def load_runs(
     paths: Sequence[Path],
+    rules: Rules | None = None,
     *,
-    correct_key: str | None = None,
-    with_texts: bool = True,
-    problems: list[str] | None = None,
+    complaints: list[str] | None = None,
     on_dump: Callable[[Path, int, int], None] | None = None,
 ) -> list[Run]:
     """Read runs.
 
     Args:
         paths: directories, see `find_runs`.
-        correct_key: key that says whether a sample is correct, see `read_validation`.
-        with_texts: measure the responses' texts as well, the slow part.
-        problems: collects what is wrong, see `verl_lad.evaluation.records`; what can be read is kept.
+        rules: how to read the dumps, see `verl_lad.evaluation.validation`.
+        complaints: collects what cannot be read, see `verl_lad.evaluation.records`; everything else is kept.
         on_dump: called with each validation dump once it is read, how many are, and how many there are.
 
     Returns:
-        The runs in the order given, without those of which nothing is left; a directory given twice is read once.
+        The runs in the order given, without those of which nothing is left. A directory given twice is read once.
 
     Raises:
-        FileNotFoundError: without `problems`, if there is no such directory.
-        ValueError: without `problems`, at the first thing that cannot be read.
-        ImportError: if a library that a file needs is not installed.
+        FileNotFoundError: without `complaints`, if there is no such directory.
+        ValueError: without `complaints`, at the first thing that cannot be read.
+        ImportError: if a configuration is to be read and PyYAML is not installed.
     """
-    directories = {d.resolve(): d for path in paths for d in find_runs(path, problems)}
-    descriptions = [describe_run(directory, problems) for directory in directories.values()]
-    curves = [read_curves(what.path, problems) for what in descriptions]
+    rules = rules or Rules()
+    directories = {d.resolve(): d for path in paths for d in find_runs(path, complaints)}
+    descriptions = [describe_run(directory, complaints) for directory in directories.values()]
+    all_curves = [read_curves(description.path, complaints) for description in descriptions]
     # A run with metrics needs no dump: `Run.missing` says what it lacks.
-    dumps = [
-        validation_dumps(what.path, problems) if (what.path / "validation").is_dir() or not found else {}
-        for what, found in zip(descriptions, curves, strict=True)
+    all_dumps = [
+        validation_dumps(d.path, complaints)
+        if (d.path / "validation").is_dir() or not (curves or d.path.is_file())
+        else {}
+        for d, curves in zip(descriptions, all_curves, strict=True)
     ]
-    total, done = sum(map(len, dumps)), 0
+    total, done = sum(map(len, all_dumps)), 0
     runs = []
-    for what, label, found, of_run in zip(descriptions, _labels(descriptions), curves, dumps, strict=True):
+    for description, label, curves, dumps in zip(
+        descriptions, _labels(descriptions), all_curves, all_dumps, strict=True
+    ):
         validations = {}
-        for step, dump in of_run.items():
-            validation = _read_dump(dump, correct_key, with_texts, problems)
+        for step, dump in dumps.items():
+            validation = read_validation(dump, rules, with_texts=True, complaints=complaints)
             if validation.benchmarks:
                 validations[step] = validation
             done += 1
             if on_dump is not None:
                 on_dump(dump, done, total)
-        if found or validations:
-            metrics = metrics_files(what.path) or event_files(what.path)
-            runs.append(Run(what, label, found, metrics, validations))
+        if curves or validations:
+            metrics = metrics_files(description.path, []) or event_files(description.path)
+            remarks = _remarks(list(validations.values()), rules)
+            runs.append(Run(description, label, curves, metrics, validations, remarks))
     return runs
 
 
-def _read_dump(path: Path, correct_key: str | None, with_texts: bool, problems: list[str] | None) -> Validation:
-    samples = read_validation(path, correct_key, problems)
-    benchmarks: dict[str, dict[str, ProblemStatistics]] = {}
-    for key, found in samples.items():
-        benchmarks.setdefault(key.benchmark, {})[key.prompt] = problem_statistics(path, found, with_texts)
-    return Validation(path, benchmarks, {key: found.offsets for key, found in samples.items()})
+def _remarks(validations: Sequence[Validation], rules: Rules) -> list[str]:
+    """Say each kind of uncertainty once, of the first dump that has it."""
+    remarks = []
+    for kind in dict.fromkeys(kind for validation in validations for kind in validation.remarks):
+        first, *others = [validation for validation in validations if kind in validation.remarks]
+        more = f" (and {len(others)} later ones)" if others else ""
+        remarks.append(f"{first.path}{more}: {first.remarks[kind]}")
+    key = f'"{rules.correct_key}"' if rules.correct_key else '"acc" (or "score")'
+    for benchmark in dict.fromkeys(b for validation in validations for b in validation.values):
+        values = extremes({value for v in validations for value in v.values.get(benchmark, ())})
+        two_sided = len(values) == 2 and values[0] < 1.0 <= values[1]
+        one_sided = len(values) == 1 and not 0.0 < values[0] < 1.0
+        if rules.threshold is None and not two_sided and not one_sided:
+            several = f"from {values[0]:g} to {values[-1]:g}" if len(values) > 1 else f"{values[0]:g} alone"
+            remarks.append(
+                f"{validations[0].path.parent}: {key} on {benchmark} is {several}, and a sample counts as "
+                "correct from 1 on; --threshold says from where on it is, --correct-key names another key"
+            )
+    return remarks
 
 
-def _is_run(path: Path) -> bool:
-    return any(next(path.glob(mark), None) is not None for mark in _MARKS)
-
-
-def _checked_statement(stated: dict[str, Any]) -> dict[str, Any]:
-    text_under(stated, "algo")
-    for key in ("name", "verl"):
-        if stated.get(key) is not None:
-            text_under(stated, key)
-    if not isinstance(stated.get("seed"), int | None):
-        raise ValueError(f'the key "seed" must be an integer, got {stated["seed"]!r:.200}')
+def _read_statement(path: Path, complaints: list[str] | None) -> dict[str, Any]:
+    """Read `run.json`; empty if there is none, or if it is wrong."""
+    file = open_file(path, complaints) if path.exists() or path.is_symlink() else None
+    if file is None:
+        return {}
+    with file:
+        try:
+            stated = parse_object(file.read())
+            text_under(stated, "algo")
+            for key in ("name", "verl"):
+                if stated.get(key) is not None:
+                    text_under(stated, key)
+            if not isinstance(stated.get("seed"), int | None):
+                raise ValueError(f'the key "seed" must be an integer, got {stated["seed"]!r:.200}')
+        except ValueError as error:
+            complain(f"{path}: {error}", complaints)
+            return {}
     return stated
 
 
-def _read_config(path: Path, problems: list[str] | None) -> tuple[str | None, int | None]:
-    """Algorithm and seed as Hydra's configuration states them; references to other keys (${...}) count as unstated."""
+def _read_config(path: Path, complaints: list[str] | None) -> tuple[str | None, int | None]:
+    """Read algorithm and seed of Hydra's configuration; references to other keys (${...}) count as unstated."""
     try:
         import yaml
     except ImportError as error:
-        raise ImportError(f"{path}: to read it needs PyYAML: pip install 'verl-lad[report]'") from error
-    try:
-        config = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        refuse(f"{path}: malformed YAML: {' '.join(str(error).split())}", problems)
+        raise ImportError(f"{path}: reading it needs PyYAML: pip install 'verl-lad[report]'") from error
+    file = open_file(path, complaints)
+    if file is None:
         return None, None
+    with file:
+        try:
+            config = yaml.load(file.read(), yaml.BaseLoader)  # every scalar stays the text that it is
+        except (yaml.YAMLError, RecursionError) as error:
+            complain(f"{path}: malformed YAML: {' '.join(str(error).split())}", complaints)
+            return None, None
 
-    def stated(*keys: str) -> Any:
+    def stated(*keys: str) -> str | None:
         value = config
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        return value
+        return value if isinstance(value, str) and value not in ("", "null") and not value.startswith("${") else None
 
     losses = stated("actor_rollout_ref", "actor", "policy_loss", "loss_mode"), stated("algorithm", "policy_loss")
-    names = [*losses, stated("algorithm", "adv_estimator")]
-    named = [name for name in names if isinstance(name, str) and name != "vanilla" and not name.startswith("${")]
-    seed = stated("data", "seed")
-    return (named[0] if named else None), (seed if isinstance(seed, int) else None)
+    names = [name for name in (*losses, stated("algorithm", "adv_estimator")) if name not in (None, "vanilla")]
+    seed = stated("data", "seed") or ""
+    return (names[0] if names else None), (int(seed) if re.fullmatch(r"-?[0-9]{1,18}", seed) else None)
 
 
 def _labels(descriptions: Sequence[Description]) -> list[str]:
-    """The shortest of name or algorithm, with its seed, with its directory that is unique."""
+    """Return the shortest of name or algorithm, with its seed, with its directory that is unique."""
     forms = [
         [d.name or d.algorithm, f"{d.algorithm}, seed {d.seed}", f"{d.algorithm} ({d.path})"] for d in descriptions
     ]

@@ -1,42 +1,36 @@
-"""The numbers of the report's tables: at the last validation of each run, and at every validation."""
+"""Make the tables of the report: by algorithm at the last validation of each run, and by run at every validation."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median_low
+from typing import Any, NamedTuple
 
-from verl_lad.evaluation.measures import (
-    AVG,
-    SOLUTIONS,
-    TEXTS,
-    Estimate,
-    Measure,
-    difference,
-    estimate,
-    mean_of_intervals,
-    pass_measure,
-)
+from verl_lad.evaluation.diversity import MIN_CORRECT_FOR_ENTROPY
+from verl_lad.evaluation.measures import AVG, SOLUTIONS, TEXTS, Measure, Values, estimate, is_better, pass_measure
 from verl_lad.evaluation.runs import Run
-from verl_lad.evaluation.selection import (
-    algorithms,
-    benchmarks,
-    last_step,
-    powers_of_two,
-    run_values,
-    samples_per_problem,
-)
-from verl_lad.evaluation.summary import accuracy_interval
 
-Difference = tuple[float, float, float] | None
+RESAMPLES = 1000
+"""Bootstrap resamples behind single validations and the bands of figures, of which there are many."""
+
+_TITLES = ("run", "step", "accuracy", "95 % interval", "entropy", "of base", "collision", "of base", "counted")
+_NOTES = f"""\
+accuracy: Avg@n, the share of correct samples of a problem; 95 % interval by bootstrap over the problems.
+entropy, collision: effective number of distinct correct solutions of a problem, exp(entropy) and
+    1 / P(two correct samples agree), corrected for the number of correct samples.
+    "inf": no two correct samples agree. "-": no problem counted.
+    entropy still reads low where a problem has fewer correct samples than effective solutions; collision does not.
+of base: ratio to step 0 of the same run, over the problems that count at both steps.
+    "-": none does, or no two correct samples agree at step 0.
+counted: problems with at least {MIN_CORRECT_FOR_ENTROPY} correct samples (entropy) / at least 2 (collision) / all."""
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A number of a table.
 
     Attributes:
-        value: as it is printed.
+        value: the number as it is printed.
         interval: its 95 % interval as it is printed; empty if there is none.
         mark: "best", "tie" or empty, see the page's section on how the numbers are made.
         counted: how many problems are in it, if not all.
@@ -48,17 +42,76 @@ class Cell:
     counted: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the page: a row an algorithm."""
+class Table(NamedTuple):
+    """A table of the page: a row an algorithm, with its number of runs."""
 
     caption: str
     columns: list[str]
     rows: list[tuple[str, int, list[Cell]]]
 
 
+@dataclass(frozen=True)
+class Row:
+    """A benchmark at one validation of one run.
+
+    Attributes:
+        run: the run.
+        benchmark: the benchmark.
+        step: the step of the validation.
+        numbers: every measure as shown, by key; None where it is undefined; with avg_low and avg_high, the interval.
+        counted: number of problems that count in the sense of entropy, of collision, and in all.
+    """
+
+    run: Run
+    benchmark: str
+    step: int
+    numbers: dict[str, float | None]
+    counted: tuple[int, int, int]
+
+
+def algorithms(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group runs by algorithm, both in the order given."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.algorithm, []).append(run)
+    return groups
+
+
+def benchmarks(runs: Sequence[Run]) -> list[str]:
+    """Return every benchmark that a run was validated on, in the order in which they occur."""
+    return list(dict.fromkeys(benchmark for run in runs for benchmark in run.benchmarks))
+
+
+def samples_per_problem(runs: Sequence[Run], benchmark: str) -> list[int]:
+    """Return how many samples each problem has at the runs' last validations, in increasing order."""
+    return sorted(problem.total for run in runs for problem in run.last_problems(benchmark).values())
+
+
+def powers_of_two(runs: Sequence[Run], benchmark: str) -> list[int]:
+    """Return the powers of two up to the number of samples that a typical problem (the median) of the benchmark has.
+
+    The smallest number would do worse: one line that is lost would take the largest k from all problems.
+    """
+    typical = median_low(samples_per_problem(runs, benchmark))
+    return [2**i for i in range(typical.bit_length())]
+
+
+def entropy_counts(runs: Sequence[Run], benchmark: str) -> bool:
+    """Return whether effective solutions in the sense of entropy say something about a benchmark.
+
+    They do when half of its problems or more have enough correct samples at every validation of every run. Otherwise
+    they would be about the few that are easy, and the figures show those in the sense of collision.
+    """
+    return all(
+        2 * sum(problem.solutions.entropy is not None for problem in problems.values()) >= len(problems)
+        for run in runs
+        for step in run.validations
+        if (problems := run.problems(benchmark, step))
+    )
+
+
 class LastValidations:
-    """Makes the tables, and keeps their numbers: by measure, benchmark and algorithm."""
+    """Make the tables by algorithm, and keep their numbers: by measure, benchmark and algorithm."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
@@ -67,123 +120,144 @@ class LastValidations:
         self.numbers: dict[str, dict[str, dict[str, Any]]] = {}
 
     def accuracy_tables(self) -> list[Table]:
-        """Avg@n, then Pass@k for every k; columns are benchmarks and their mean."""
+        """Make one of Avg@n, then one of Pass@k for every k; columns are benchmarks and their mean."""
         largest = max((powers_of_two(self.runs, b)[-1] for b in self.benchmarks), default=0)
-        measures = [AVG, *(pass_measure(2**i) for i in range(1, largest.bit_length()))]
-        return [self._by_benchmark(measure) for measure in measures] if self.benchmarks else []
+        measures = [AVG, *(pass_measure(2**i) for i in range(1, largest.bit_length()))] if self.benchmarks else []
+        titles = [f"{b} (n = {span(samples_per_problem(self.runs, b))})" for b in self.benchmarks]
+        columns = {title: [benchmark] for title, benchmark in zip(titles, self.benchmarks, strict=True)}
+        if len(columns) > 1:
+            columns["Mean"] = self.benchmarks
+        return [
+            self._table(
+                f"{measure.title}, %",
+                {title: self._column(measure, on) for title, on in columns.items()},
+                self.benchmarks,
+            )
+            for measure in measures
+        ]
 
     def diversity_tables(self) -> list[Table]:
-        """Two tables a benchmark, of solutions and of texts; columns are the measures that are defined on it."""
+        """Make two tables a benchmark, of solutions and of texts; columns are the measures that are defined on it."""
         tables = []
         for benchmark in self.benchmarks:
             for subject, measures in (("solutions", SOLUTIONS), ("texts", TEXTS)):
-                found = [(measure, self._column(measure, benchmark)) for measure in measures]
-                columns = [(measure, cells) for measure, cells in found if cells]
-                rows = [
-                    (algorithm, self._validated(algorithm, [benchmark]), [c.get(algorithm, _EMPTY) for _, c in columns])
-                    for algorithm in self.groups
-                    if any(algorithm in cells for _, cells in columns)
-                ]
-                arrows = {"more": " ↑", "less": " ↓", "neither": ""}
-                titles = [f"{m.title}{', %' if m.percent else ''}{arrows[m.better]}" for m, _ in columns]
-                tables.append(Table(f"{benchmark}: diversity of {subject}", titles, rows))
+                columns = {m.heading + (" ↑" if m.compared else ""): self._column(m, [benchmark]) for m in measures}
+                defined = {title: cells for title, cells in columns.items() if cells}
+                tables.append(self._table(f"{benchmark}: diversity of {subject}", defined, [benchmark]))
         return tables
 
-    def _by_benchmark(self, measure: Measure) -> Table:
-        columns = [self._column(measure, benchmark) for benchmark in self.benchmarks]
-        titles = [f"{b} (n = {span(samples_per_problem(self.runs, b))})" for b in self.benchmarks]
-        if len(columns) > 1:
-            columns.append(self._mean_column(measure))
-            titles.append("Mean")
+    def _table(self, caption: str, columns: Mapping[str, Mapping[str, Cell]], on: Sequence[str]) -> Table:
         rows = [
-            (algorithm, self._validated(algorithm, self.benchmarks), [c.get(algorithm, _EMPTY) for c in columns])
-            for algorithm in self.groups
-            if any(algorithm in cells for cells in columns)
-        ]
-        return Table(f"{measure.title}, %", titles, rows)
-
-    def _values(self, measure: Measure, benchmark: str) -> dict[str, list[dict[str, float]]]:
-        """A measure's values in the runs of each algorithm that have any, at their last validation on a benchmark."""
-        found = {
-            algorithm: [v for run in group if (v := run_values(run, last_step(run, benchmark), benchmark, measure))]
+            (
+                algorithm,
+                sum(any(run.last_step(benchmark) is not None for benchmark in on) for run in group),
+                [cells.get(algorithm, Cell("–")) for cells in columns.values()],
+            )
             for algorithm, group in self.groups.items()
-        }
-        return {algorithm: values for algorithm, values in found.items() if values}
+            if any(algorithm in cells for cells in columns.values())
+        ]
+        return Table(caption, list(columns), rows)
 
-    def _validated(self, algorithm: str, on: Sequence[str]) -> int:
-        """Number of the algorithm's runs that have a validation on any of the benchmarks."""
-        return sum(any(last_step(run, benchmark) is not None for benchmark in on) for run in self.groups[algorithm])
-
-    def _problems(self, benchmark: str) -> int:
-        """The largest number of problems that a run has on a benchmark at its last validation."""
-        last = [(run, step) for run in self.runs if (step := last_step(run, benchmark)) is not None]
-        return max(len(run.validations[step].benchmarks[benchmark]) for run, step in last)
-
-    def _column(self, measure: Measure, benchmark: str) -> dict[str, Cell]:
-        values = self._values(measure, benchmark)
-        estimates = {algorithm: estimate(measure, runs) for algorithm, runs in values.items()}
-        known = {algorithm: found for algorithm, found in estimates.items() if found is not None}
-        marks = _marks(
-            {algorithm: found.value for algorithm, found in known.items()},
-            lambda a, b: difference(values[a], values[b]),
-            measure.better,
-        )
-        return self._cells(measure, benchmark, known, marks, self._problems(benchmark))
-
-    def _mean_column(self, measure: Measure) -> dict[str, Cell]:
-        by_benchmark = [self._values(measure, benchmark) for benchmark in self.benchmarks]
-        known = {}
-        for algorithm in self.groups:
-            parts = [estimate(measure, values[algorithm]) for values in by_benchmark if algorithm in values]
-            found = [part for part in parts if part is not None]
-            if len(found) == len(self.benchmarks):
-                known[algorithm] = _mean_estimate(found)
-
-        def mean_difference(a: str, b: str) -> Difference:
-            parts = [difference(values[a], values[b]) for values in by_benchmark]
-            known_parts = [part for part in parts if part is not None]
-            return mean_of_intervals(known_parts) if len(known_parts) == len(parts) else None
-
-        marks = _marks({a: found.value for a, found in known.items()}, mean_difference, measure.better)
-        return self._cells(measure, "mean of benchmarks", known, marks, sum(map(self._problems, self.benchmarks)))
-
-    def _cells(
-        self, measure: Measure, benchmark: str, known: Mapping[str, Estimate], marks: Mapping[str, str], most: int
-    ) -> dict[str, Cell]:
-        numbers = {a: finite(dataclasses.asdict(e)) | {"mark": marks.get(a, "")} for a, e in known.items()}
-        self.numbers.setdefault(measure.key, {})[benchmark] = numbers
-        cells = {}
-        for algorithm, found in known.items():
-            bounded = found.low is not None and found.high is not None
-            interval = f"{measure.show(found.low)}–{measure.show(found.high)}" if bounded else ""
-            counted = f"{found.problems} of {most} problems" if found.problems < most else ""
-            cells[algorithm] = Cell(measure.show(found.value), interval, marks.get(algorithm, ""), counted)
+    def _column(self, measure: Measure, on: Sequence[str]) -> dict[str, Cell]:
+        """Make the cells of the algorithms that have values on all the benchmarks, and keep their numbers."""
+        values = {}
+        for algorithm, group in self.groups.items():
+            runs = [[v for run in group if (v := measure.values(run, b, run.last_step(b)))] for b in on]
+            if all(runs):
+                values[algorithm] = runs
+        estimates = {a: e for a, runs in values.items() if (e := estimate(measure, runs)) is not None}
+        marks = _marks(measure, {a: (e.value, values[a]) for a, e in estimates.items()})
+        all_problems = sum(max(len(run.last_problems(benchmark)) for run in self.runs) for benchmark in on)
+        cells, numbers = {}, {}
+        for algorithm, e in estimates.items():
+            mark = marks.get(algorithm, "")
+            counted = f"{e.problems} of {all_problems} problems" if e.problems < all_problems else ""
+            cells[algorithm] = Cell(measure.show(e.value), _interval(measure, e.low, e.high), mark, counted)
+            numbers[algorithm] = finite(dataclasses.asdict(e)) | {"mark": mark}
+        name = on[0] if len(on) == 1 else "mean of benchmarks"
+        self.numbers.setdefault(measure.key, {})[name] = numbers
         return cells
 
 
-_EMPTY = Cell("–")
-
-
-def _mean_estimate(parts: Sequence[Estimate]) -> Estimate:
-    bounded = mean_of_intervals([(part.value, part.low, part.high) for part in parts])
-    mean = math.fsum(part.value for part in parts) / len(parts)
-    low, high = (None, None) if bounded is None else bounded[1:]
-    return Estimate(mean, low, high, sum(part.problems for part in parts), max(part.runs for part in parts))
-
-
-def _marks(values: Mapping[str, float], difference_of: Callable[[str, str], Difference], better: str) -> dict[str, str]:
+def _marks(measure: Measure, algorithms: Mapping[str, tuple[float, Sequence[Sequence[Values]]]]) -> dict[str, str]:
     """Mark the best algorithm if it is told from every other one, or else it and those that it is not told from."""
-    if better == "neither" or len(values) < 2:
+    if not measure.compared or len(algorithms) < 2:
         return {}
-    sign = 1.0 if better == "more" else -1.0
-    best = max(values, key=lambda algorithm: sign * values[algorithm])
-    tied = []
-    for other in values:
-        if other != best:
-            found = difference_of(best, other)
-            if found is None or not (found[1] > 0 if better == "more" else found[2] < 0):
-                tied.append(other)
-    return dict.fromkeys([best, *tied], "tie") if tied else {best: "best"}
+    best = max(algorithms, key=lambda algorithm: algorithms[algorithm][0])
+    ties = [
+        other
+        for other, (_, values) in algorithms.items()
+        if other != best and not is_better(measure, algorithms[best][1], values)
+    ]
+    return dict.fromkeys([best, *ties], "tie") if ties else {best: "best"}
+
+
+def _interval(measure: Measure, low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{measure.show(low)}–{measure.show(high)}"
+
+
+def validation_rows(runs: Sequence[Run]) -> list[Row]:
+    """Evaluate every measure at every validation of runs, in the order of runs, benchmarks and steps."""
+    rows = []
+    for run in runs:
+        for benchmark in run.benchmarks:
+            passes = map(pass_measure, powers_of_two([run], benchmark)[1:])
+            measures = [AVG, *passes, *SOLUTIONS, *TEXTS]
+            for step in run.validations:
+                problems = run.problems(benchmark, step)
+                if not problems:
+                    continue
+                estimates = {
+                    m.key: estimate(m, [[m.values(run, benchmark, step)]], RESAMPLES if m is AVG else 0)
+                    for m in measures
+                }
+                numbers = {key: None if e is None else e.value for key, e in estimates.items()}
+                accuracy = estimates[AVG.key]
+                numbers["avg_low"], numbers["avg_high"] = (accuracy.low, accuracy.high) if accuracy else (None, None)
+                entropies = sum(problem.solutions.entropy is not None for problem in problems.values())
+                collisions = sum(problem.solutions.collision is not None for problem in problems.values())
+                rows.append(Row(run, benchmark, step, numbers, (entropies, collisions, len(problems))))
+    return rows
+
+
+def step_columns(runs: Sequence[Run]) -> list[Measure]:
+    """Choose the measures of the page's table of every validation, the same for all runs."""
+    largest = max((powers_of_two(runs, b)[-1] for b in benchmarks(runs)), default=1)
+    return [AVG, pass_measure(largest), *SOLUTIONS, *TEXTS]
+
+
+def step_cells(row: Row, columns: Sequence[Measure]) -> list[Cell]:
+    """Format a row for the page."""
+    interval = _interval(AVG, row.numbers["avg_low"], row.numbers["avg_high"])
+    return [Cell(m.show(row.numbers.get(m.key)), interval if m is AVG else "") for m in columns]
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Format every validation as a plain-text table with its notes; there must be at least one."""
+    several = len({row.benchmark for row in rows}) > 1
+    lines = [list(_TITLES), *(_table_line(row, several) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:], "", _NOTES])
+
+
+def _table_line(row: Row, several_benchmarks: bool) -> list[str]:
+    low, high = row.numbers["avg_low"], row.numbers["avg_high"]
+    diversity = []
+    for measure in SOLUTIONS[:4]:
+        shown = measure.show(row.numbers[measure.key], undefined="-", unbounded="inf")
+        diversity.append(f"{shown}%" if measure.percent and shown not in ("-", "inf") else shown)
+    return [
+        f"{row.run.label}, {row.benchmark}" if several_benchmarks else row.run.label,
+        "0 (base)" if row.step == 0 else str(row.step),
+        f"{row.numbers['avg']:.3f}",
+        "-" if low is None else f"{low:.3f}-{high:.3f}",
+        *diversity,
+        "/".join(map(str, row.counted)),
+    ]
 
 
 def span(numbers: Sequence[int]) -> str:
@@ -194,42 +268,3 @@ def span(numbers: Sequence[int]) -> str:
 def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Replace what JSON does not know, inf and NaN, by None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
-
-
-def _step_measures(runs: Sequence[Run]) -> list[Measure]:
-    largest = max((powers_of_two(runs, b)[-1] for b in benchmarks(runs)), default=1)
-    return [AVG, pass_measure(largest), *SOLUTIONS, *TEXTS]
-
-
-def step_columns(runs: Sequence[Run]) -> list[str]:
-    """Headings of `step_rows`."""
-    return [f"{m.title}{', %' if m.percent else ''}" for m in _step_measures(runs)]
-
-
-def step_rows(run: Run, runs: Sequence[Run]) -> list[tuple[str, int, list[Cell]]]:
-    """Benchmark, step and numbers of every validation of a run, with the columns that all the runs share."""
-    rows = []
-    for benchmark in benchmarks([run]):
-        for step, validation in run.validations.items():
-            if benchmark in validation.benchmarks:
-                numbers = step_numbers(run, step, benchmark)
-                cells = []
-                for measure in _step_measures(runs):
-                    found = numbers.get(measure.key)
-                    low, high = numbers["avg_low"], numbers["avg_high"]
-                    interval = f"{measure.show(low)}–{measure.show(high)}" if measure is AVG and low is not None else ""
-                    cells.append(Cell(measure.show(found), interval))
-                rows.append((benchmark, step, cells))
-    return rows
-
-
-def step_numbers(run: Run, step: int, benchmark: str) -> dict[str, float | None]:
-    """Every measure at one validation of one run; the interval of the accuracy is by the normal approximation."""
-    ks = powers_of_two([run], benchmark)[1:]
-    numbers: dict[str, float | None] = {}
-    for measure in (AVG, *map(pass_measure, ks), *SOLUTIONS, *TEXTS):
-        values = run_values(run, step, benchmark, measure).values()
-        numbers[measure.key] = measure.link(math.fsum(values) / len(values)) if values else None
-    accuracies = run_values(run, step, benchmark, AVG).values()
-    numbers["avg_low"], numbers["avg_high"] = accuracy_interval(accuracies) or (None, None)
-    return numbers

@@ -1,138 +1,216 @@
-"""Reads verl's validation dumps, `validation/<step>.jsonl`, one sample a line.
+"""Read verl's validation dumps, `validation/<step>.jsonl`, one sample a line.
 
-Formats are those of verl 0.9.1 (`_dump_generations` of its trainers). Dumps stream: of a sample only its place in the
-file and digests of its answer are kept.
+A problem is one row of the validation data. verl gives each row a "uid", a UUID that it draws anew for each validation,
+and dumps it as `<uid>_<session>_<output>` (verl 0.9.1, `trainer/ppo/v1`). A session is one sample. Its outputs are the
+turns of an agent loop that wrote several, and the last one counts. So
+
+- samples of one uid are one problem, whatever their inputs;
+- a "uid" of another form is taken as a whole;
+- without a uid, as other trainers write, samples of one input and one truth ("gts") are one problem.
+
+Across validations and runs, a problem is known by its input and truth, and by its uid only where those do not tell it
+from another. Where any of this is a guess, `Validation.remarks` says so.
+
+Dumps stream: the place of each sample in the file is kept, and digests of its texts.
 """
 
 import hashlib
 import json
 import math
+import re
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from verl_lad.evaluation.records import parse_object, read_lines, refuse, text_under
+from verl_lad.evaluation.diversity import EffectiveSolutions, effective_solutions
+from verl_lad.evaluation.records import MAX_STEP, complain, number_under, parse_object, read_lines, text_under
+from verl_lad.evaluation.text_diversity import TextDiversity, text_diversity
 
 DEFAULT_BENCHMARK = "validation"
 """Benchmark of the samples that name none."""
 
-
-class ProblemKey(NamedTuple):
-    """A problem: two data rows of one benchmark with the same prompt are one problem."""
-
-    benchmark: str
-    prompt: str
+_UID = re.compile(r"(.+)_([0-9]{1,9})_([0-9]{1,9})")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@dataclass
-class PromptSamples:
-    """What one validation says about one prompt.
+@dataclass(frozen=True)
+class Rules:
+    """How to read a dump.
 
     Attributes:
-        total: number of samples.
-        solutions: how often each distinct solution occurs among the correct samples, by digest of its label.
-        answers: the same among all samples, correct or not.
-        offsets: where the samples' lines begin in the dump, in bytes.
+        correct_key: key that says whether a sample is correct; None for "acc" where it is present and not null, else
+            "score".
+        threshold: value of that key from which on a sample is correct; None for 1, with a remark where the values do
+            not make it obvious.
+        merge_copies: whether problems with one input and one truth are one problem although their uids differ, as in a
+            data file that repeats its rows.
     """
 
-    total: int = 0
-    solutions: Counter[bytes] = field(default_factory=Counter)
-    answers: Counter[bytes] = field(default_factory=Counter)
-    offsets: "array[int]" = field(default_factory=lambda: array("q"))
+    correct_key: str | None = None
+    threshold: float | None = None
+    merge_copies: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold must be a finite number, got {self.threshold}")
+
+    @property
+    def least(self) -> float:
+        """The smallest value of a correct sample."""
+        return 1.0 if self.threshold is None else self.threshold
+
+    def value(self, entry: dict[str, Any]) -> float:
+        """Return the number that says whether a sample is correct; a ValueError names a key without a finite one."""
+        return number_under(entry, self.correct_key or ("acc" if entry.get("acc") is not None else "score"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one validation says about one problem.
+
+    Attributes:
+        right: where the lines of the correct samples begin in the dump, in bytes.
+        wrong: the same for the other samples.
+        solutions: effective number of distinct answers among the correct samples.
+        text: diversity of the responses' texts; None if it was not measured.
+    """
+
+    right: "array[int]"
+    wrong: "array[int]"
+    solutions: EffectiveSolutions
+    text: TextDiversity | None = None
 
     @property
     def correct(self) -> int:
         """Number of correct samples."""
-        return self.solutions.total()
+        return len(self.right)
+
+    @property
+    def total(self) -> int:
+        """Number of samples."""
+        return len(self.right) + len(self.wrong)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation of a run.
+
+    Attributes:
+        path: the dump.
+        benchmarks: its problems, by benchmark and by a key that is the same for a problem in all validations.
+        values: the smallest two and the largest of the numbers that say whether a sample is correct, by benchmark.
+        remarks: what is uncertain about the problems, by kind.
+    """
+
+    path: Path
+    benchmarks: dict[str, dict[str, Problem]] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
 
 
 class _Sample(NamedTuple):
-    key: ProblemKey
-    correct: bool
-    digest: bytes
-    session: str
-    output: int
+    offset: int
+    uid: str | None
+    benchmark: str
+    prompt: bytes
+    truth: bytes
+    answer: bytes
+    value: float
 
 
-def validation_dumps(run_dir: Path, problems: list[str] | None = None) -> dict[int, Path]:
-    """Find the validation dumps of a run.
-
-    Args:
-        run_dir: directory of the run; the dumps are its `validation/<step>.jsonl`.
-        problems: collects what is missing, see `verl_lad.evaluation.records`.
-
-    Returns:
-        Path by step, in the order of the steps; step 0, the base model before training, is among them unless `problems`
-        says otherwise.
-
-    Raises:
-        FileNotFoundError: if the run directory is missing.
-        ValueError: without `problems`, if it has no validation dump yet, or none of step 0.
-    """
+def validation_dumps(run_dir: Path, complaints: list[str] | None = None) -> dict[int, Path]:
+    """Find the validation dumps of a run by step, in the order of the steps; complain if there is none of step 0."""
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such run directory")
-    paths = {int(path.stem): path for path in (run_dir / "validation").glob("*.jsonl") if path.stem.isdecimal()}
+    paths: dict[int, Path] = {}
+    for path in sorted((run_dir / "validation").glob("*.jsonl")):
+        if not path.stem.isdecimal():
+            continue
+        step = int(path.stem)
+        if step in paths or step >= MAX_STEP:
+            reason = f"the step of {paths[step].name} too" if step in paths else "no step of a training"
+            complain(f"{path}: left out: {step} is {reason}", complaints)
+        else:
+            paths[step] = path
     if not paths:
-        refuse(
+        complain(
             f"{run_dir}: no validation dump yet (validation/<step>.jsonl); set trainer.validation_data_dir to "
             f"{run_dir / 'validation'} and wait for the first validation",
-            problems,
+            complaints,
         )
     elif 0 not in paths:
-        refuse(
+        complain(
             f"{run_dir}: validation dumps of steps {sorted(paths)} but none of step 0, the base that they are compared "
             "with; set trainer.val_before_train=True",
-            problems,
+            complaints,
         )
     return dict(sorted(paths.items()))
 
 
 def read_validation(
-    path: Path, correct_key: str | None = None, problems: list[str] | None = None
-) -> dict[ProblemKey, PromptSamples]:
-    """Count the samples of each problem in a validation dump, and the distinct answers among them.
+    path: Path, rules: Rules | None = None, *, with_texts: bool = False, complaints: list[str] | None = None
+) -> Validation:
+    """Read a validation dump: the samples of each problem, and the distinct answers among the correct ones.
 
     A line is one sample. Its prompt is the text under "input", its benchmark the string under "benchmark" if there is
-    one. It is correct when the number under `correct_key` is at least 1. Its answer is the value under "solution" if
-    the reward function returned one (not null), otherwise "output" with surrounding whitespace stripped. Of the outputs
-    of one agent-loop session, which verl writes one after another with the session's score on each ("uid" is
-    sample_session_output), the last one counts.
+    one. Its answer is the value under "solution" if the reward function returned one (not null), otherwise "output"
+    with surrounding whitespace stripped. The module says which samples are one problem.
 
     Args:
         path: the dump, one JSON object a line.
-        correct_key: key that says whether a sample is correct; by default "acc" where present and not null, else
-            "score".
-        problems: collects what is wrong, see `verl_lad.evaluation.records`.
+        rules: see `Rules`; by default its defaults.
+        with_texts: whether to read the texts again and measure them, the slow part.
+        complaints: collects what cannot be read, see `verl_lad.evaluation.records`.
 
     Returns:
-        Samples by problem, in the order of the file.
+        The validation, with problems in the order of the file.
 
     Raises:
-        ValueError: without `problems`, if the file is empty, or a line is malformed, lacks a key or has no finite
+        ValueError: without `complaints`, if the file is empty, or a line is malformed, lacks a key or has no finite
             number as its correctness; names file and line.
     """
+    rules = rules or Rules()
+    known: dict[bytes, bytes] = {}
 
-    def parse(entry: dict[str, Any]) -> _Sample:
-        key = ProblemKey(_benchmark(entry), text_under(entry, "input"))
-        digest = hashlib.blake2b(answer_label(entry).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    def digest(text: str) -> bytes:
+        made = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return known.setdefault(made, made)
+
+    def parse(entry: dict[str, Any]) -> tuple[str | None, str, bytes, bytes, bytes, float]:
         text_under(entry, "output")
-        return _Sample(key, is_correct(entry, correct_key), digest, *_session(entry))
+        benchmark = DEFAULT_BENCHMARK if entry.get("benchmark") is None else text_under(entry, "benchmark")
+        truth = digest(json.dumps(entry.get("gts"), sort_keys=True))
+        answer = digest(answer_label(entry))
+        return _uid(entry), benchmark, digest(text_under(entry, "input")), truth, answer, rules.value(entry)
 
-    found: dict[ProblemKey, PromptSamples] = {}
-    for offset, sample in _final_outputs(read_lines(path, parse, problems)):
-        samples = found.setdefault(sample.key, PromptSamples())
-        samples.total += 1
-        samples.offsets.append(offset)
-        samples.answers[sample.digest] += 1
-        if sample.correct:
-            samples.solutions[sample.digest] += 1
-    if not found:
+    samples = [_Sample(offset, *parsed) for offset, parsed in read_lines(path, parse, complaints)]
+    validation = Validation(path)
+    if not samples and path.is_file():
         empty = "the validation dump is empty" if path.stat().st_size == 0 else "no line of it is a validation sample"
-        refuse(f"{path}: {empty}", problems)
-    return found
+        complain(f"{path}: {empty}", complaints)
+    values: dict[str, set[float]] = {}
+    for benchmark, key, group in _problems(samples, rules.merge_copies, validation.remarks):
+        right = [sample for sample in group if sample.value >= rules.least]
+        wrong = [sample for sample in group if sample.value < rules.least]
+        outputs = (entry["output"] for entry in read_entries(path, [sample.offset for sample in group]))
+        validation.benchmarks.setdefault(benchmark, {})[key] = Problem(
+            right=array("q", (sample.offset for sample in right)),
+            wrong=array("q", (sample.offset for sample in wrong)),
+            solutions=effective_solutions(sample.answer for sample in right),
+            text=text_diversity(outputs) if with_texts else None,
+        )
+        values.setdefault(benchmark, set()).update(sample.value for sample in group)
+    validation.values.update({benchmark: extremes(numbers) for benchmark, numbers in values.items()})
+    return validation
+
+
+def extremes(numbers: set[float]) -> list[float]:
+    """Return the smallest two and the largest of numbers, or fewer if there are fewer."""
+    ordered = sorted(numbers)
+    return ordered if len(ordered) < 3 else [*ordered[:2], ordered[-1]]
 
 
 def read_entries(path: Path, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -144,39 +222,114 @@ def read_entries(path: Path, offsets: Sequence[int]) -> Iterator[dict[str, Any]]
 
 
 def answer_label(entry: dict[str, Any]) -> str:
-    """Return what makes two samples the same answer, see `read_validation`."""
+    """Return the text that is equal for two samples of one answer, see `read_validation`."""
     solution = entry.get("solution")
     if solution is None:
         return text_under(entry, "output").strip()
     return solution if isinstance(solution, str) else json.dumps(solution, sort_keys=True)
 
 
-def _benchmark(entry: dict[str, Any]) -> str:
-    return DEFAULT_BENCHMARK if entry.get("benchmark") is None else text_under(entry, "benchmark")
+def _uid(entry: dict[str, Any]) -> str | None:
+    uid = entry.get("uid")
+    if uid is None or isinstance(uid, str):
+        return uid
+    if isinstance(uid, int):
+        return str(uid)
+    raise ValueError(f'the key "uid" must be a string or an integer, got {uid!r:.200}')
 
 
-def is_correct(entry: dict[str, Any], correct_key: str | None) -> bool:
-    """Return whether a sample is correct, see `read_validation`; a ValueError names a key without a finite number."""
-    key = correct_key or ("acc" if entry.get("acc") is not None else "score")
-    value = entry.get(key)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f'the key "{key}" must be a finite number, got {value!r:.200}')
-    return value >= 1
+def _problems(
+    samples: Sequence[_Sample], merge_copies: bool, remarks: dict[str, str]
+) -> Iterator[tuple[str, str, list[_Sample]]]:
+    """Yield benchmark, key and samples of each problem, and fill the remarks."""
+    groups: dict[tuple[str, str | None, bytes, bytes], list[tuple[bytes, _Sample]]] = {}
+    for uid, first_prompt, sample in _counted(samples, remarks):
+        key = sample.benchmark, uid, sample.truth, first_prompt if uid is None else b""
+        groups.setdefault(key, []).append((first_prompt, sample))
+
+    alike: dict[tuple[str, bytes, bytes], list[tuple[str | None, list[_Sample]]]] = {}
+    differing = 0
+    for (benchmark, uid, truth, _), members in groups.items():
+        prompt, times = Counter(first_prompt for first_prompt, _ in members).most_common(1)[0]
+        differing += times < len(members)
+        shared = prompt if 2 * times > len(members) else b""
+        alike.setdefault((benchmark, shared, truth), []).append((uid, [sample for _, sample in members]))
+    if differing:
+        remarks["inputs"] = (
+            f"the samples of {differing} problems differ in their inputs; their uid makes them one problem, which is "
+            "known in other validations by the input of most samples, or else by its truth"
+        )
+    copies = 0
+    for (benchmark, prompt, truth), same in alike.items():
+        name = prompt.hex() + truth.hex()
+        if len(same) == 1 or (merge_copies and prompt):
+            yield benchmark, name, [sample for _, members in same for sample in members]
+        else:
+            copies += len(same)
+            yield from ((benchmark, f"{name} {uid}", members) for uid, members in same)
+    if copies:
+        remarks["copies"] = (
+            f"{copies} problems share input and truth with another one of another uid; each counts by itself, as in "
+            "verl, and is known in other validations by its uid alone; if they are copies of one row: --merge-copies"
+        )
 
 
-def _session(entry: dict[str, Any]) -> tuple[str, int]:
-    """Session and number of the output, from a uid "sample_session_output"; others have one output."""
-    sample, *places = str(entry.get("uid")).rsplit("_", 2)
-    if len(places) == 2 and all(place.isdecimal() for place in places):
-        return f"{sample}_{places[0]}", int(places[1])
-    return "", 0
+def _counted(samples: Sequence[_Sample], remarks: dict[str, str]) -> Iterator[tuple[str | None, bytes, _Sample]]:
+    """Yield the uid of the problem, the prompt that its session began with, and the sample, of all that count."""
+    parts = [_UID.fullmatch(sample.uid or "") for sample in samples]
+    split = [(part[1], int(part[2]), int(part[3])) for part in parts if part is not None]
+    if len(split) == len(samples) and _is_from_verl(split, samples):
+        sessions: dict[tuple[str, int], list[tuple[int, _Sample]]] = {}
+        for (uid, session, output), sample in zip(split, samples, strict=True):
+            sessions.setdefault((uid, session), []).append((output, sample))
+        for (uid, _), outputs in sessions.items():
+            last = max(output for output, _ in outputs)
+            first_prompt = min(outputs)[1].prompt
+            yield from ((uid, first_prompt, sample) for output, sample in outputs if output == last)
+        return
+    if split:
+        remarks["form"] = (
+            f'"uid" is like "{samples[0].uid}", which is not the <uid>_<session>_<output> that verl writes; each uid '
+            "counts as a problem"
+        )
+    without = [sample for sample in samples if sample.uid is None]
+    sizes = defaultdict(list)
+    for (benchmark, *_), size in Counter((s.benchmark, s.prompt, s.truth) for s in without).items():
+        sizes[benchmark].append(size)
+    large = sum(size >= 2 * min(group) for group in sizes.values() for size in group)
+    if 0 < len(without) < len(samples):
+        remarks["uid"] = f'{len(without)} of {len(samples)} lines have no "uid"; input and truth say their problem'
+    elif large:
+        remarks["uid"] = (
+            f'there is no "uid", so samples of one input and one truth are one problem; {large} have twice as many '
+            "samples as another one or more, as several problems with the same text would"
+        )
+    yield from ((sample.uid, sample.prompt, sample) for sample in samples)
 
 
-def _final_outputs(samples: Iterable[tuple[int, _Sample]]) -> Iterator[tuple[int, _Sample]]:
-    pending = None
-    for offset, sample in samples:
-        if pending is not None and not (sample.session == pending[1].session and sample.output > pending[1].output):
-            yield pending
-        pending = offset, sample
-    if pending is not None:
-        yield pending
+def _is_from_verl(split: Sequence[tuple[str, int, int]], samples: Sequence[_Sample]) -> bool:
+    """Return whether uids that end in two numbers end in a session and an output.
+
+    verl's own uids are UUIDs. Others must be what verl would have written with them: all different, sessions and
+    outputs counted from 0, one truth for all samples of a uid, one score for all outputs of a session. If the inputs
+    of a uid differ, which its turns would explain, the uids must differ in their truths or agree in their sessions.
+    """
+    if all(_UUID.fullmatch(uid) for uid, _, _ in split):
+        return True
+    truths: dict[str, set[bytes]] = defaultdict(set)
+    prompts: dict[str, set[bytes]] = defaultdict(set)
+    sessions: dict[str, set[int]] = defaultdict(set)
+    scores: dict[tuple[str, int], set[float]] = defaultdict(set)
+    for (uid, session, _), sample in zip(split, samples, strict=True):
+        truths[uid].add(sample.truth)
+        prompts[uid].add(sample.prompt)
+        sessions[uid].add(session)
+        scores[uid, session].add(sample.value)
+    all_sessions, all_outputs = {session for _, session, _ in split}, {output for _, _, output in split}
+    counted_from_0 = all(numbers == set(range(len(numbers))) for numbers in (all_sessions, all_outputs))
+    if not counted_from_0 or len(set(split)) < len(split):
+        return False
+    if max(map(len, truths.values())) > 1 or max(map(len, scores.values())) > 1:
+        return False
+    agreeing = len(sessions) > 1 and len(all_sessions) > 1 and all(own == all_sessions for own in sessions.values())
+    return max(map(len, prompts.values())) == 1 or len(set().union(*truths.values())) > 1 or agreeing

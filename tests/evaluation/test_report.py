@@ -1,5 +1,4 @@
 import ast
-import dataclasses
 import json
 import struct
 import sys
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 
 import verl_lad.evaluation
-from verl_lad.evaluation import accuracy_interval, report, summarise
+from verl_lad.evaluation import bootstrap_mean, load_runs, make_report
+from verl_lad.evaluation.tables import RESAMPLES, Row, validation_rows
 
 
 def write_run(
@@ -50,54 +50,57 @@ def diverse(tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "b", "lad", {0: (0.4, 8), 10: (0.6, 8), 20: (0.8, 8)})
 
 
-def test_summary_recovers_accuracy_and_both_effective_numbers(collapsing):
-    base, middle, last = summarise(collapsing)
+def table(runs: list[Path], directory: Path) -> str:
+    made = make_report(runs, directory / "out")
+    assert made.complaints == []
+    return made.table
+
+
+def rows_of(run: Path) -> list[Row]:
+    return validation_rows(load_runs([run]))
+
+
+def test_rows_recover_accuracy_and_both_effective_numbers(collapsing):
+    base, middle, last = rows_of(collapsing)
     assert [base.step, middle.step, last.step] == [0, 10, 20]
-    assert (base.prompts, base.samples) == (20, 1280)
+    assert base.counted == (20, 20, 20)
+    assert sum(problem.total for problem in base.run.problems("validation", 0).values()) == 1280
     for row, (accuracy, solutions) in zip((base, middle, last), ((0.4, 8), (0.7, 4), (0.9, 1)), strict=True):
-        assert row.accuracy == pytest.approx(accuracy, abs=0.05)
-        assert row.accuracy_low < row.accuracy < row.accuracy_high
-        assert row.effective_entropy == pytest.approx(solutions, rel=0.08)
-        assert row.effective_collision == pytest.approx(solutions, rel=0.14)
-        assert row.effective_collision == pytest.approx(1 / row.collision_probability)
-    assert base.entropy_share == base.collision_share == 1.0
-    assert last.entropy_share == pytest.approx(1 / 8, rel=0.08)
-    assert last.collision_share == pytest.approx(1 / 8, rel=0.14)
+        numbers = row.numbers
+        assert numbers["avg"] == pytest.approx(accuracy, abs=0.05)
+        assert numbers["avg_low"] < numbers["avg"] < numbers["avg_high"]
+        assert numbers["effective_solutions"] == pytest.approx(solutions, rel=0.08)
+        assert numbers["effective_collision"] == pytest.approx(solutions, rel=0.14)
+    assert base.numbers["share_of_base"] == base.numbers["collision_share"] == 1.0
+    assert last.numbers["share_of_base"] == pytest.approx(1 / 8, rel=0.08)
+    assert last.numbers["collision_share"] == pytest.approx(1 / 8, rel=0.14)
 
 
 def test_accuracy_alone_leaves_the_share_of_the_base_at_one(diverse):
-    for row in summarise(diverse):
-        assert row.entropy_share == pytest.approx(1.0, abs=0.08)  # 4 standard errors, here and below
-        assert row.collision_share == pytest.approx(1.0, abs=0.15)
+    for row in rows_of(diverse):
+        assert row.numbers["share_of_base"] == pytest.approx(1.0, abs=0.08)  # 4 standard errors, here and below
+        assert row.numbers["collision_share"] == pytest.approx(1.0, abs=0.15)
 
 
-def test_summary_rows_are_strict_json_even_where_undefined(tmp_path):
+def test_summary_is_strict_json_even_where_undefined(tmp_path):
     never_agreeing = write_run(tmp_path / "run", "lad", {0: (0.5, 10**9), 1: (0.0, 1)}, prompts=3, samples=8)
-    rows = summarise(never_agreeing)
-    text = json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
-    assert json.loads(text)[0]["collision_probability"] == 0.0
-    assert rows[0].effective_collision is None
-    assert rows[0].effective_entropy is None  # fewer than ten correct samples a prompt
-    assert (rows[1].collision_probability, rows[1].collision_prompts, rows[1].collision_share) == (None, 0, None)
+    make_report([never_agreeing], tmp_path / "out")
+    base, later = json.loads((tmp_path / "out/summary.json").read_text())["runs"][0]["validations"]
+    assert base["effective_collision"] is None  # no bound
+    assert base["effective_solutions"] is None  # fewer than ten correct samples a problem
+    assert (later["effective_collision"], later["problems_in_collision"], later["collision_share"]) == (None, 0, None)
 
 
-def test_accuracy_interval_covers_the_truth_in_95_of_100_validations():
-    """Prompts differ in difficulty, so an interval that took samples for independent would cover far less."""
+def test_interval_of_a_validation_covers_the_truth_in_95_of_100_validations():
+    """Problems differ in difficulty, so an interval that took samples for independent would cover far less."""
     rng = np.random.default_rng(1)
     accuracies = rng.binomial(16, rng.beta(0.5, 0.5, size=(2000, 50))) / 16  # true mean 0.5
-    covered = [low < 0.5 < high for low, high in map(accuracy_interval, accuracies)]
-    assert np.mean(covered) == pytest.approx(0.945, abs=0.02)  # 4 standard errors
+    intervals = [bootstrap_mean(a, seed=i, resamples=RESAMPLES) for i, a in enumerate(accuracies)]
+    assert np.mean([i.low < 0.5 < i.high for i in intervals]) == pytest.approx(0.945, abs=0.02)  # 4 standard errors
 
 
-def test_accuracy_interval_stays_in_the_unit_interval_and_needs_two_prompts():
-    assert accuracy_interval([0.0, 0.0, 1.0])[0] == 0.0
-    assert accuracy_interval([0.0, 1.0, 1.0])[1] == 1.0
-    assert accuracy_interval([1.0, 1.0]) == (1.0, 1.0)
-    assert accuracy_interval([0.5]) is None
-
-
-def test_table_has_a_row_per_run_and_step_and_labels_the_base(collapsing, diverse):
-    lines = report([collapsing, diverse]).splitlines()
+def test_table_has_a_row_per_run_and_step_and_labels_the_base(collapsing, diverse, tmp_path):
+    lines = table([collapsing, diverse], tmp_path).splitlines()
     rows = [line.split() for line in lines[2 : lines.index("")]]
     assert [row[:2] for row in rows] == [[a, s] for a in ("grpo", "lad") for s in ("0", "10", "20")]
     assert [row[2] == "(base)" for row in rows] == [True, False, False] * 2
@@ -108,54 +111,60 @@ def test_table_has_a_row_per_run_and_step_and_labels_the_base(collapsing, divers
 
 def test_table_shows_undefined_and_unbounded_numbers(tmp_path):
     run = write_run(tmp_path / "run", "lad", {0: (0.5, 10**9), 1: (0.0, 1)}, prompts=3, samples=8)
-    base, after = report([run]).splitlines()[2:4]
+    base, after = table([run], tmp_path).splitlines()[2:4]
     assert base.split()[-5:] == ["-", "-", "inf", "-", "0/3/3"]
     assert after.split()[-5:] == ["-", "-", "-", "-", "0/0/3"]
 
 
 def test_runs_of_one_algorithm_are_told_apart_by_their_directories(tmp_path):
     runs = [write_run(tmp_path / name, "lad", {0: (0.5, 2)}, prompts=2, samples=4) for name in ("s0", "s1")]
-    text = report(runs)
+    text = table(runs, tmp_path)
     assert all(f"lad ({run})" in text for run in runs)
 
 
-def test_figure_is_a_png_of_the_stated_size(collapsing, diverse, tmp_path):
+def test_figure_is_a_png_of_two_panels_a_benchmark(collapsing, diverse, tmp_path):
     figure = tmp_path / "new" / "figure.png"
-    report([collapsing, diverse], figure)
+    make_report([collapsing, diverse], tmp_path / "out", figure=figure)
     header = figure.read_bytes()[:24]
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", header[16:24]) == (1440, 640)
+    assert struct.unpack(">II", header[16:24]) == (1258, 493)
 
 
 def test_figure_can_be_drawn_where_diversity_is_undefined(tmp_path):
     run = write_run(tmp_path / "run", "lad", {0: (0.5, 3)}, prompts=1, samples=4)
-    report([run], tmp_path / "figure.png")
+    make_report([run], tmp_path / "out", figure=tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
-def test_missing_matplotlib_is_explained(diverse, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'verl-lad\[report\]'"):
-        report([diverse], tmp_path / "figure.png")
+def test_figure_without_a_validation_is_said_not_to_be_drawn(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "data": {"actor/entropy": 1.0}}\n')
+    made = make_report([tmp_path], tmp_path / "out", figure=tmp_path / "figure.pdf")
+    assert made.complaints == [f"{tmp_path / 'figure.pdf'}: not drawn, as the runs have no validation"]
+    assert made.table == ""
+    assert made.page == tmp_path / "out/report.html"
 
 
 def test_run_without_validation_is_named_by_the_report(tmp_path):
     (tmp_path / "run.json").write_text('{"algo": "lad"}')
-    with pytest.raises(ValueError, match="no validation dump yet") as error:
-        report([tmp_path])
-    assert str(tmp_path) in str(error.value)
+    made = make_report([tmp_path], tmp_path / "out")
+    assert made.page is None
+    (complaint,) = made.complaints
+    assert complaint.startswith(f"{tmp_path}: no validation dump yet")
 
 
-def test_report_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="no run directory given"):
-        report([])
+def test_of_base_is_a_dash_where_the_base_has_no_bound(tmp_path):
+    """The base's solutions all differ, so nothing is a share of their number; later ones all agree."""
+    run = write_run(tmp_path / "run", "lad", {0: (1.0, 10**9), 5: (1.0, 1)}, prompts=3, samples=8)
+    base, later = table([run], tmp_path).splitlines()[2:4]
+    assert base.split()[-5:] == ["-", "-", "inf", "-", "0/3/3"]
+    assert later.split()[-5:] == ["-", "-", "1.00", "-", "0/3/3"]
 
 
 def test_importing_the_package_needs_the_standard_library_and_numpy_alone():
-    """The extra `report` is imported where it is used: for the page, for a file, for a judge."""
+    """The extra `report` is imported where it is used: for the page, for a file."""
     package = Path(verl_lad.evaluation.__file__).parent
     allowed = sys.stdlib_module_names | {"numpy"}
-    used_late = {"matplotlib", "jinja2", "yaml", "tensorboard", "openai"}
+    used_late = {"matplotlib", "jinja2", "yaml", "tensorboard"}
     for path in package.glob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -166,6 +175,6 @@ def test_importing_the_package_needs_the_standard_library_and_numpy_alone():
             else:
                 continue
             for module in modules:
-                inside = module.startswith("verl_lad.evaluation.") or module == "verl_lad.version"
+                inside = module.startswith("verl_lad.evaluation") or module == "verl_lad.version"
                 late = module.split(".")[0] in used_late and node not in tree.body
                 assert inside or late or module.split(".")[0] in allowed, f"{path.name} imports {module}"
