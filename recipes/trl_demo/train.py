@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Train the demo's task with TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
-=======
 """Train on the demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
->>>>>>> main
 
 The program writes what verl would, validation/<step>.jsonl and metrics.jsonl, so that `verl-lad report` reads both
 trainers alike. A step is one generation and its updates.
@@ -42,11 +38,7 @@ VERL_NAMES = {
 
 @dataclass
 class Demo:
-<<<<<<< HEAD
-    """Arguments of the demo beside TRL's."""
-=======
     """Arguments of this program, beside TRL's."""
->>>>>>> main
 
     assets: str
     test_freq: int
@@ -54,11 +46,7 @@ class Demo:
 
 
 class Record(TrainerCallback):
-<<<<<<< HEAD
-    """Callback that validates before training and every test_freq steps, and writes the metrics."""
-=======
     """Validate before training and every test_freq steps, and keep the metrics."""
->>>>>>> main
 
     def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
         self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)
