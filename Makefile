@@ -13,7 +13,7 @@ FRAMEWORKS := trl==1.16.0 trinity-rft==0.6.0 skyrl==0.4.0 skyrl-gym==0.4.0 jaxty
 	cloudpathlib==0.26.0 openrlhf==0.11.2 deepspeed==0.19.6 hjson==3.1.0
 LIGER := liger-kernel==0.8.5
 
-.PHONY: demo test install browser lint types unit e2e long matrix bench dist clean
+.PHONY: demo test install browser lint types unit e2e long matrix bench gpu dist clean
 
 demo: install
 	PYTHON=$(BIN)/python bash recipes/run_cpu_demo.sh
@@ -30,12 +30,14 @@ $(VENV)/.installed: Makefile pyproject.toml recipes/cpu_demo/requirements.txt re
 	$(BIN)/pip install --quiet -e '.[cpu,report,test]' -c recipes/cpu_demo/constraints.txt
 	# SkyRL asks for Python 3.12; tests/adapters/skyrl/__init__.py says what it takes to import it in 3.11.
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
+	# The releases that patches/ has a patch for, as they are: tests/patches applies the patches to copies.
+	for release in 0.7.1 0.8.0; do $(BIN)/pip download --quiet --no-deps --dest $(VENV)/released verl==$$release || exit 1; done
 	touch $@
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck -x -P recipes recipes/*.sh recipes/*/*.sh .ci/run
+	$(BIN)/shellcheck -x -P recipes recipes/*.sh recipes/*/*.sh tests/gpu/*.sh .ci/run
 
 types: install
 	$(BIN)/mypy
@@ -64,6 +66,10 @@ matrix: install
 bench: install
 	$(BIN)/pip install --quiet --no-deps --target $(VENV)/frameworks --upgrade $(LIGER)
 	$(BIN)/python tests/benchmarks/run.py
+
+# On a machine with a CUDA GPU, in an environment of yours that has verl and vLLM: `make gpu PYTHON=/path/to/python`.
+gpu:
+	PYTHON=$(PYTHON) bash tests/gpu/run.sh
 
 # The same sources, the same SHA-256. The wheel is built from the sdist, so nothing of an older build is in it.
 dist: install

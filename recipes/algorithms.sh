@@ -1,14 +1,15 @@
 # shellcheck shell=bash disable=SC2034  # sourced by the recipes, which use ALGORITHM
-# ALGO, and the variables below, to the array ALGORITHM: all in which one run of a recipe differs from another.
-# Behind each value is where it comes from:
-#   [paper]  reported of LAD, arXiv 2602.20132 (we hold the abstract and notes on it, not its text)
+# Turn ALGO and the variables below into the array ALGORITHM: all in which one run of a recipe differs from another.
+# Each value names its source:
+#   [paper]  reported of LAD, arXiv 2602.20132 (known here by its abstract and by notes on it, not by its text)
 #   [verl]   verl's default, or the example named
-#   [ours]   chosen by us, not measured at this scale
+#   [ours]   this project's choice, not measured at this scale
 
 ETA=${ETA:-}                                    # lad 0.25 [paper: 1/eta = 4]; lad_anchored 0.125 [ours: the demo's]
 DIVERGENCE=${DIVERGENCE:-js}                    # [paper]
 RATIO=${RATIO:-token}                           # [ours: as GRPO's] token, sequence, geometric
 ANCHOR=${ANCHOR:-old}                           # [paper] old; lad_anchored sets reference
+PARTITION=${PARTITION:-none}                    # [paper] none; group, balanced. lad_anchored: none means balanced [ours]
 KL_COEF=${KL_COEF:-0.001}                       # grpo_kl: [verl: algorithm.kl_ctrl.kl_coef]
 ENTROPY_COEFF=${ENTROPY_COEFF:-0.001}           # entropy: [ours]
 KL_COV_RATIO=${KL_COV_RATIO:-0.002}             # kl_cov: Cui et al. 2025, arXiv 2505.22617, at 7B; verl's default is 0.0002
@@ -44,6 +45,7 @@ case ${ALGO} in
             algorithm.lad.divergence="${DIVERGENCE}"
             algorithm.lad.ratio="${RATIO}"
             algorithm.lad.anchor="${ANCHOR}"
+            algorithm.lad.partition="${PARTITION}"
             actor_rollout_ref.actor.loss_agg_mode="${LAD_AGG_MODE}"
         ) ;;
     grpo)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034  # sourced by the recipes that run on CPU, which use CPU
-# What verl and vLLM need to run without a GPU, beside `python -m verl_lad.cpu.run`, as the array CPU. N_GPUS: FSDP ranks.
+# Set the array CPU to what verl and vLLM need without a GPU, beside `python -m verl_lad.cpu.run`. N_GPUS: FSDP ranks.
 
 FP32="{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
 CPU=(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs another recipe of this directory scaled down on two CPU cores: the same script, reward and algorithm, to see that
-# a change works before GPUs are at stake. It says nothing about speed or accuracy at scale.
+# Run another recipe of this directory scaled down on two CPU cores, with the same script, reward and algorithm. It shows
+# that a change works before it takes GPUs. It says nothing about speed or accuracy at scale.
 #
 #   MODEL_PATH=a/small/model DATA_DIR=data/math bash recipes/on_cpu.sh run_qwen_math.sh
 #   ALGO=lad_anchored STEPS=10 MODEL_PATH=... DATA_DIR=... bash recipes/on_cpu.sh run_qwen_math.sh algorithm.lad.eta=0.5

@@ -45,7 +45,7 @@ mkdir -p "$(dirname "${RUN_DIR}")" "$(dirname "${ASSETS_DIR}")"
 OUTPUT_DIR=$(cd "$(dirname "${RUN_DIR}")/.." && pwd)
 RUN_DIR=$(cd "$(dirname "${RUN_DIR}")" && pwd)/$(basename "${RUN_DIR}")
 ASSETS_DIR=$(cd "$(dirname "${ASSETS_DIR}")" && pwd)/$(basename "${ASSETS_DIR}")
-# Another run of the same name at the same time? Then take a name of our own.
+# A run of the same name is going on: take another name.
 exec {LOCK}> "${RUN_DIR}.lock"
 flock --nonblock "${LOCK}" || RUN_DIR=${RUN_DIR}-$$
 if [[ ${RESUME_MODE} == disable ]]; then

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Qwen2.5-7B on DAPO-Math-17k, with LAD or one of its baselines: FSDP2 + vLLM on one 8-GPU node or several.
 # Validation on MATH500, AIME24, AIME25, AMC, OlympiadBench and Minerva.
-# Composed, and run scaled down on CPU (recipes/on_cpu.sh); not run on a GPU by us.
+# Composed, and run scaled down on CPU (recipes/on_cpu.sh); not yet run on a GPU.
 #
 #   bash recipes/data/prepare_math.sh              once: training set, decontaminated, and validation sets
 #   bash recipes/run_qwen_math.sh                  LAD as in the paper
 #   ALGO=grpo bash recipes/run_qwen_math.sh        a baseline
 #   NNODES=2 RAY_ADDRESS=auto bash recipes/run_qwen_math.sh trainer.total_training_steps=100
 #
-# Sources of the values: [paper] arXiv 2602.20132 as reported to us, [verl] its default or the example named, [ours].
+# Sources of the values: [paper] arXiv 2602.20132 as reported, [verl] its default or the example named, [ours] this project's.
 set -xeuo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -70,7 +70,7 @@ DATA=(
     data.seed="${SEED}"
 )
 
-# What would otherwise show at the first reward: is math-verify there?
+# Fail now, and not at the first reward, if math-verify is missing.
 "${PYTHON}" -c "import verl_lad.rewards.math"
 
 REWARD=(
@@ -129,7 +129,7 @@ TRAINER=(
     trainer.default_local_dir="${RUN_DIR}/checkpoints"
     trainer.validation_data_dir="${RUN_DIR}/validation"
     hydra.run.dir="${RUN_DIR}/hydra"
-    # One file a start: verl's file logger begins its file anew. By Ray, since a cluster does not see our environment.
+    # One file a start: verl's file logger begins its file anew. Passed by Ray, since a cluster does not see this environment.
     +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="${RUN_DIR}/metrics-$(date +%Y%m%d-%H%M%S).jsonl"
     +ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR="${RUN_DIR}/tensorboard"
 )

@@ -2,14 +2,14 @@
 # DeepSeek-R1-Distill-Qwen-7B on DeepCoder-Preview, with LAD or one of its baselines: FSDP2 + vLLM on one 8-GPU node or several.
 # Validation on LiveCodeBench, HumanEval+ and Codeforces problems.
 # Model-written code runs in a sandbox, never in a trainer process.
-# Composed, and run scaled down on CPU (recipes/on_cpu.sh); not run on a GPU by us.
+# Composed, and run scaled down on CPU (recipes/on_cpu.sh); not yet run on a GPU.
 #
 #   bash recipes/data/prepare_code.sh                     once: training set, decontaminated, and validation sets
 #   bash recipes/run_r1_distill_7b_code.sh                  LAD as in the paper
 #   ALGO=grpo bash recipes/run_r1_distill_7b_code.sh        a baseline
 #   NNODES=2 RAY_ADDRESS=auto bash recipes/run_r1_distill_7b_code.sh trainer.total_training_steps=100
 #
-# Sources of the values: [paper] arXiv 2602.20132 as reported to us, [verl] its default or the example named, [ours].
+# Sources of the values: [paper] arXiv 2602.20132 as reported, [verl] its default or the example named, [ours] this project's.
 set -xeuo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -74,7 +74,7 @@ DATA=(
     data.seed="${SEED}"
 )
 
-# What would otherwise show at the first reward: can model-written code be confined here?
+# Fail now, and not at the first reward, if model-written code cannot be confined here.
 if [[ ${SANDBOX_FUSION_URL} == null ]]; then
     "${PYTHON}" -c "from verl_lad.rewards.sandbox import check_confinement; check_confinement()"
 fi
@@ -138,7 +138,7 @@ TRAINER=(
     trainer.default_local_dir="${RUN_DIR}/checkpoints"
     trainer.validation_data_dir="${RUN_DIR}/validation"
     hydra.run.dir="${RUN_DIR}/hydra"
-    # One file a start: verl's file logger begins its file anew. By Ray, since a cluster does not see our environment.
+    # One file a start: verl's file logger begins its file anew. Passed by Ray, since a cluster does not see this environment.
     +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="${RUN_DIR}/metrics-$(date +%Y%m%d-%H%M%S).jsonl"
     +ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR="${RUN_DIR}/tensorboard"
 )

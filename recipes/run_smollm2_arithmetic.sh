@@ -7,7 +7,7 @@
 #   ALGO=grpo bash recipes/run_smollm2_arithmetic.sh
 #   verl-lad report outputs/smollm2/*-seed1 --output outputs/smollm2/report
 #
-# All values are ours. bfloat16, as on a GPU: with AMX it takes half of float32's time.
+# All values are this project's. bfloat16, as on a GPU: with AMX it takes half of float32's time.
 set -xeuo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The study of recipes/study: many small runs in verl's own trainer on two CPU cores, in one launch, or in as many as you like.
-# A run that has its file in RESULTS_DIR is not repeated; a launch that was stopped goes on where it was.
+# The study of recipes/study: many small runs in verl's own trainer on two CPU cores, in one launch or in several.
+# A run that has its file in RESULTS_DIR, or is packed in RESULTS_DIR.jsonl.xz, is not repeated.
 #
 #   bash recipes/run_study.sh                    everything that is missing
 #   ONLY=main-digits bash recipes/run_study.sh   runs whose names begin so; several, separated by spaces
-#   python recipes/study/analyse.py              tables and figures from what is there
+#   python recipes/study/results.py              adds the new runs to recipes/study/results.jsonl.xz
+#   python recipes/study/analyse.py              tables and figures from the packed runs
 #
-# All values are ours. About two minutes to launch, and 8 GB.
+# All values are this project's. About two minutes to launch, and 8 GB.
 set -xeuo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

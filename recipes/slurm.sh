@@ -5,8 +5,8 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --time=48:00:00
-# Runs another recipe of this directory on the nodes of a SLURM job: a Ray node on each, the recipe on the first.
-# Tried with stand-ins for srun and scontrol on one machine (tests/e2e/test_slurm.py); not run on a cluster by us.
+# Run another recipe of this directory on the nodes of a SLURM job: a Ray node on each, the recipe on the first.
+# Tried with stand-ins for srun and scontrol on one machine (tests/e2e/test_slurm.py); not yet run on a cluster.
 #
 #   sbatch --nodes=2 recipes/slurm.sh run_qwen_math.sh
 #   ALGO=grpo sbatch --nodes=4 recipes/slurm.sh run_qwen_math.sh trainer.total_training_steps=100
@@ -53,7 +53,7 @@ assert sum(node['Alive'] for node in ray.nodes()) == ${NNODES}"; do
     sleep 5
 done
 
-# Is the plugin on every node? verl would find out at the first update.
+# Fail now, and not at the first update, if the plugin is missing on a node.
 "${PYTHON}" -m verl_lad.cli.main doctor --ray "${RAY_ADDRESS}"
 
 bash "${RECIPES}/${RECIPE}" "$@"

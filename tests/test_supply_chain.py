@@ -23,8 +23,7 @@ SOURCES = sorted(path for folder in ("verl_lad", "recipes") for path in (REPOSIT
 
 # --- the archives -----------------------------------------------------------------------------------------------------
 
-BUILT_FROM = ["verl_lad", "patches", "pyproject.toml", "README.md", "LICENSE", ".gitignore"]
-NOT_CARRIED = {"verl_lad/patches/files/README.md", "verl_lad/patches/files/upstream/verl-0.9.1-lad.patch"}
+BUILT_FROM = ["verl_lad", "pyproject.toml", "README.md", "LICENSE", ".gitignore"]
 DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
 
@@ -79,22 +78,17 @@ def test_sdist_and_wheel_have_the_same_sha256_whoever_builds_them_wherever_and_w
 
 
 def package_files() -> set[str]:
-    """Every file of the package but those beside the patches; followed through the link patches/files."""
-    found = set()
-    for folder, _, names in os.walk(REPOSITORY / "verl_lad", followlinks=True):
-        if "__pycache__" not in folder:
-            found |= {(Path(folder) / name).relative_to(REPOSITORY).as_posix() for name in names}
-    return found - NOT_CARRIED
+    """Return the path of every file of the package, relative to the repository."""
+    paths = (path for path in (REPOSITORY / "verl_lad").rglob("*") if path.is_file())
+    return {path.relative_to(REPOSITORY).as_posix() for path in paths if "__pycache__" not in path.parts}
 
 
-def test_the_wheel_holds_the_package_with_its_data_and_patches_and_nothing_else(archives):
+def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(archives):
     with zipfile.ZipFile(archives[".whl"]) as wheel:
         names = wheel.namelist()
-        patch = wheel.read("verl_lad/patches/files/verl-0.8.0.patch")
     metadata = {name.split(".dist-info/")[1] for name in names if ".dist-info/" in name}
     assert metadata == DIST_INFO
     assert Counter(name for name in names if ".dist-info/" not in name) == Counter(package_files())
-    assert patch == (REPOSITORY / "patches" / "verl-0.8.0.patch").read_bytes()  # the file, not the link
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from_and_nothing_else(archives):

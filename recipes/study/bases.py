@@ -1,9 +1,9 @@
-"""Makes a study's base models, of two kinds.
+"""Make a study's base models, of two kinds.
 
-calibrated  trained to say a right answer with probability ACCURACY, else a wrong one, all of a kind equally likely:
-            what a model knows that learned from much text with mistakes in it. RL has to choose among what it knows.
-imprecise   trained on right answers alone, and stopped as soon as it is right with probability ACCURACY: it has not
-            learned the task yet. RL has to teach it.
+calibrated  says a right answer with probability ACCURACY, else a wrong one, all of a kind equally likely. It is like a
+            model that learned from text with mistakes: RL has to choose among what it knows.
+imprecise   trained on right answers alone until it is right with probability ACCURACY. It has not learned the task
+            yet: RL has to teach it.
 
     python bases.py OUTPUT --task digits --kind calibrated --accuracy 0.4 --seed 0
 
@@ -33,7 +33,7 @@ ROWS_PER_PROMPT = 512  # rows of the data set: an epoch is many steps
 
 
 def next_token_targets(encoded: Encoded, weight: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """(N, L - 1, V) distribution of the next token if row n is said with probability weight[n] (N,), else 0."""
+    """Return the next token's distribution, (N, L - 1, V), if row n is said with probability weight[n], (N,)."""
     ids, mask = encoded.ids, encoded.answer_mask
     mass: dict[tuple[int, ...], torch.Tensor] = {}
     places = [(row, position) for row in range(len(ids)) for position in torch.nonzero(mask[row]).flatten().tolist()]
@@ -48,7 +48,7 @@ def next_token_targets(encoded: Encoded, weight: torch.Tensor, vocabulary: int) 
 
 
 def warm_start(model: Any, tokenizer: Any, task: Task, kind: str, accuracy: float) -> int:
-    """Supervised steps with known next-token distributions; returns their number.
+    """Train with known next-token distributions, and return the number of steps.
 
     Raises:
         RuntimeError: if MAX_STEPS were not enough.
@@ -89,6 +89,7 @@ def warm_start(model: Any, tokenizer: Any, task: Task, kind: str, accuracy: floa
 
 
 def write_data(directory: Path, name: str, task: Task) -> None:
+    """Write train.parquet and val.parquet in verl's format."""
     for split, times in (("train", ROWS_PER_PROMPT), ("val", 1)):
         pd.DataFrame(
             {
@@ -102,7 +103,7 @@ def write_data(directory: Path, name: str, task: Task) -> None:
 
 
 def make(output: Path, name: str, kind: str, accuracy: float, seed: int) -> None:
-    """See the module's docstring."""
+    """Write the directory that the module's docstring describes, unless it exists."""
     if output.exists():
         return
     torch.set_num_threads(1)  # the tensors are tiny: two threads wait for each other, badly so on a busy machine
@@ -123,6 +124,7 @@ def make(output: Path, name: str, kind: str, accuracy: float, seed: int) -> None
 
 
 def main() -> None:
+    """Make one base model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", choices=list(MAKERS), required=True)

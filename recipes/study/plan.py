@@ -1,4 +1,7 @@
-"""The study's runs: which tasks, bases, methods and seeds. Everything else is the same in all of them."""
+"""List the study's runs: tasks, bases, methods and seeds. Everything else is the same in all of them.
+
+A new setting is one line of SWEEPS.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +12,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Run:
-    """`env` goes to ../algorithms.sh, `overrides` to Hydra; `group` says which question of the study it answers."""
+    """One run. `env` goes to ../algorithms.sh, `overrides` to Hydra; `group` is the question that the run answers."""
 
     group: str
     method: str
@@ -24,59 +27,74 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Name of the run and of its file."""
         return f"{self.group}-{self.task}-{self.method}-seed{self.seed}"
 
     @property
     def base(self) -> str:
+        """Name of the base model."""
         return f"{self.task}-{self.kind}-{self.base_accuracy}-seed{self.seed}"
 
     def record(self) -> dict[str, Any]:
+        """Return what the first line of the run's file says of it."""
         return {"name": self.name, **asdict(self), "overrides": list(self.overrides)}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A way to train, on every task with each of the seeds."""
+
+    env: dict[str, str]
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 60
+
+    def run(self, group: str, method: str, task: str, seed: int, **change: Any) -> Run:
+        """Return one run of the setting."""
+        return Run(group, method, task, seed, self.env, self.overrides, **{"steps": self.steps, **change})
+
+
 def epochs(number: int) -> tuple[str, ...]:
+    """Return the override for `number` passes over the samples of a step."""
     return (f"actor_rollout_ref.actor.ppo_epochs={number}",)
 
 
 def anchored(eta: float = 0.125, **more: str) -> dict[str, str]:
-    """At the level of the paper's equation, under which the anchored target is exact."""
-    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", **more}
+    """Return the variables of anchored LAD with mass one, at sequence level, where the anchored target is exact."""
+    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", "PARTITION": "group", **more}
 
 
-# The main comparison. lad is the paper's setting; the cov methods change one token of an update's 130 to 350 with their
-# papers' ratios, so that theirs are larger here.
-MAIN: dict[str, dict[str, str]] = {
-    "grpo": {"ALGO": "grpo"},
-    "lad_anchored": anchored(),
-    "grpo_kl": {"ALGO": "grpo_kl", "KL_COEF": "0.125"},
-    "lad": {"ALGO": "lad"},
-    "entropy": {"ALGO": "entropy", "ENTROPY_COEFF": "0.01"},
-    "kl_cov": {"ALGO": "kl_cov", "KL_COV_RATIO": "0.02"},
-    "clip_cov": {"ALGO": "clip_cov", "CLIP_COV_RATIO": "0.02"},
+# The main comparison; lad is the paper's setting. The cov methods have ten times the ratios of their papers, since an
+# update has 130 to 350 tokens here: they then change at least one token.
+MAIN = {
+    "grpo": Setting({"ALGO": "grpo"}, seeds=SEEDS),
+    "lad_anchored": Setting(anchored(), seeds=SEEDS),
+    "grpo_kl": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, seeds=SEEDS),
+    "lad": Setting({"ALGO": "lad"}, seeds=SEEDS),
+    "entropy": Setting({"ALGO": "entropy", "ENTROPY_COEFF": "0.01"}, seeds=SEEDS),
+    "kl_cov": Setting({"ALGO": "kl_cov", "KL_COV_RATIO": "0.02"}, seeds=SEEDS),
+    "clip_cov": Setting({"ALGO": "clip_cov", "CLIP_COV_RATIO": "0.02"}, seeds=SEEDS),
 }
 
-# What is varied, on every task with seed 0.
-SWEEPS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
-    "lad-eta0.0625": ({"ALGO": "lad", "ETA": "0.0625"}, ()),
-    "lad-eta1": ({"ALGO": "lad", "ETA": "1"}, ()),
-    "lad-sequence": ({"ALGO": "lad", "RATIO": "sequence"}, ()),
-    "grpo_kl-0.03125": ({"ALGO": "grpo_kl", "KL_COEF": "0.03125"}, ()),
-    "grpo_kl-0.0625": ({"ALGO": "grpo_kl", "KL_COEF": "0.0625"}, ()),
-    "anchored-eta0.0625": (anchored(0.0625), ()),
-    "anchored-eta0.25": (anchored(0.25), ()),
-    "anchored-epochs2": (anchored(), epochs(2)),
-    "anchored-epochs4": (anchored(), epochs(4)),
-    "anchored-token": (anchored(RATIO="token"), ()),
-    "anchored-hd": (anchored(DIVERGENCE="hd"), ()),
-    "anchored-kl": (anchored(DIVERGENCE="kl"), ()),
-    "anchored-alpha0.8": (anchored(DIVERGENCE="alpha"), ("algorithm.lad.alpha=0.8",)),
-    "grpo_kl-0.125-nostd": ({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, ("algorithm.norm_adv_by_std_in_grpo=False",)),
-    "grpo_kl-0.125-epochs4": ({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, epochs(4)),
+# Variations. One that has every seed is compared with BESIDE in pairs.
+SWEEPS = {
+    "lad-eta0.0625": Setting({"ALGO": "lad", "ETA": "0.0625"}),
+    "lad-eta1": Setting({"ALGO": "lad", "ETA": "1"}),
+    "lad-sequence": Setting({"ALGO": "lad", "RATIO": "sequence"}),
+    "grpo_kl-0.03125": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.03125"}),
+    "grpo_kl-0.0625": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.0625"}),
+    "anchored-eta0.0625": Setting(anchored(0.0625)),
+    "anchored-eta0.25": Setting(anchored(0.25)),
+    "anchored-epochs2": Setting(anchored(), epochs(2)),
+    "anchored-epochs4": Setting(anchored(), epochs(4), seeds=SEEDS),
+    "anchored-token": Setting(anchored(RATIO="token")),
+    "anchored-hd": Setting(anchored(DIVERGENCE="hd")),
+    "anchored-kl": Setting(anchored(DIVERGENCE="kl")),
+    "anchored-alpha0.8": Setting(anchored(DIVERGENCE="alpha"), ("algorithm.lad.alpha=0.8",)),
+    "grpo_kl-0.125-nostd": Setting(MAIN["grpo_kl"].env, ("algorithm.norm_adv_by_std_in_grpo=False",)),
+    "grpo_kl-0.125-epochs4": Setting(MAIN["grpo_kl"].env, epochs(4)),
 }
-
-# Of what is varied, the one that might be a preset: on every task with every seed, and what it has to be better than.
-CANDIDATE = "anchored-epochs4"
-CANDIDATE_BESIDE = ("grpo", "lad", "grpo_kl", "lad_anchored")
+BESIDE = ("grpo", "lad", "grpo_kl", "lad_anchored")
 
 # Where anchoring may hurt: a base that is wrong almost everywhere, one that has not learned the task, long responses.
 HARD: dict[str, dict[str, Any]] = {
@@ -91,23 +109,23 @@ COST_PAIRS = (("lad", "grpo"), ("lad_anchored", "grpo_kl"))
 
 
 def all_runs() -> list[Run]:
-    """In the order in which they are worth having."""
-    main = {
-        seed: [Run("main", method, task, seed, env) for task in TASKS for method, env in MAIN.items()] for seed in SEEDS
-    }
+    """Return the runs in the order in which they are worth having."""
+    settings = MAIN | SWEEPS
+
+    def comparison(group: str, part: dict[str, Setting], seed: int) -> list[Run]:
+        return [s.run(group, name, task, seed) for task in TASKS for name, s in part.items() if seed in s.seeds]
+
     hard = [
-        Run(f"hard_{name}", method, seed=0, env=MAIN[method], **change)
-        for name, change in HARD.items()
+        settings[method].run(f"hard_{case}", method, seed=0, **change)
+        for case, change in HARD.items()
         for method in HARD_METHODS
     ]
-    sweeps = [
-        Run("sweep", method, task, 0, env, overrides) for task in TASKS for method, (env, overrides) in SWEEPS.items()
-    ]
     cost = [
-        Run("cost", method, "digits", seed, MAIN[method], steps=20, measure_every=1)
+        settings[method].run("cost", method, "digits", seed, steps=20, measure_every=1)
         for seed in SEEDS
         for pair in COST_PAIRS
         for method in pair
     ]
-    candidate = [Run("sweep", CANDIDATE, task, seed, *SWEEPS[CANDIDATE]) for seed in SEEDS[1:] for task in TASKS]
-    return [*main[0], *hard, *main[1], *main[2], *sweeps, *candidate, *cost]
+    main, *more_main = (comparison("main", MAIN, seed) for seed in SEEDS)
+    sweeps = [run for seed in SEEDS for run in comparison("sweep", SWEEPS, seed)]
+    return [*main, *hard, *(run for part in more_main for run in part), *sweeps, *cost]

@@ -1,4 +1,4 @@
-"""A study's policy: its tokens, and what it does, by enumeration of all right answers."""
+"""Encode a task for the study's policy, and measure the policy by enumeration of all right answers."""
 
 import sys
 from dataclasses import dataclass
@@ -19,10 +19,13 @@ __all__ = ["Encoded", "encode", "encode_right", "exact_statistics", "make_model"
 
 @dataclass(frozen=True)
 class Encoded:
-    """All prompts of a task with answers of theirs, N rows padded on the right to L tokens.
+    """Prompts of a task with their answers, N rows padded on the right to L tokens.
 
-    ids: (N, L) int64; answer_mask: (N, L) bool, the answer's tokens and the end token; prompt: (N,) int64, the row's
-    prompt; prompts: how many.
+    Attributes:
+        ids: (N, L) int64.
+        answer_mask: (N, L) bool, the answer's tokens and the end token.
+        prompt: (N,) int64, the row's prompt.
+        prompts: number of prompts.
     """
 
     ids: torch.Tensor
@@ -32,7 +35,7 @@ class Encoded:
 
 
 def encode(answers: dict[str, tuple[str, ...]], tokenizer: PreTrainedTokenizerFast) -> Encoded:
-    """Answers by prompt, as verl's agent loop encodes a chat of one message, and the answer behind it, with its end."""
+    """Encode answers by prompt: a chat of one message, as verl's agent loop does, the answer and the end token."""
     rows, masks, prompt = [], [], []
     for index, (text, texts) in enumerate(answers.items()):
         chat = [{"role": "user", "content": text}]
@@ -51,17 +54,17 @@ def encode(answers: dict[str, tuple[str, ...]], tokenizer: PreTrainedTokenizerFa
 
 
 def encode_right(task: Task, tokenizer: PreTrainedTokenizerFast) -> Encoded:
-    """All right answers, for `exact_statistics`."""
+    """Encode all right answers, for `exact_statistics`."""
     return encode({prompt: answers.right for prompt, answers in task.items()}, tokenizer)
 
 
 @torch.no_grad()
 def exact_statistics(model: Any, encoded: Encoded, rows_at_once: int = 512) -> dict[str, list[float]]:
-    """Per prompt, with no sampling error: what the policy does on its right answers at temperature 1.
+    """Measure the policy on each prompt at temperature 1, without sampling error.
 
     Returns:
-        accuracy: probability of a right answer; entropy: of the right answers among themselves, in nats, whose exp
-        is the effective number of distinct solutions; collision: probability that two right answers are the same.
+        accuracy: probability of a right answer. entropy: of the right answers among themselves, in nats; its exp is the
+        effective number of distinct solutions. collision: probability that two right answers are the same.
     """
     log_probs = []
     for rows, mask in zip(encoded.ids.split(rows_at_once), encoded.answer_mask.split(rows_at_once), strict=True):

@@ -1,7 +1,7 @@
-"""The study's tasks: prompts with many right answers, all known, so that a policy can be measured by enumeration.
+"""Define the study's tasks: prompts with many right answers, all known, so that a policy is measured by enumeration.
 
-They differ in alphabet, length and number of solutions. Each prompt has wrong answers too, near misses: what a base
-model that learned from imperfect text would say. `compute_score` is the reward function that verl calls
+They differ in alphabet, length and number of solutions. Each prompt has wrong answers too, near misses, as a base model
+that learned from imperfect text would say. `compute_score` is the reward function that verl calls
 (reward.custom_reward_function.path names this file). Nothing here is random.
 """
 
@@ -24,40 +24,40 @@ Task = dict[str, Answers]  # by prompt
 
 
 def digits() -> Task:
-    """Three digits with a given sum: 4 tokens with the end, 55 to 75 solutions. Wrong: off by one."""
+    """Name three digits with a given sum: 4 tokens with the end, 55 to 75 solutions. Wrong: off by one."""
     by_sum: dict[int, list[str]] = {}
     for answer in itertools.product(range(10), repeat=3):
         by_sum.setdefault(sum(answer), []).append("".join(map(str, answer)))
     return {f"{s}=": Answers(tuple(by_sum[s]), (*by_sum[s - 1], *by_sum[s + 1])) for s in range(9, 17)}
 
 
-def _spread(found: Task, count: int) -> Task:
-    """`count` of the prompts found, evenly spread over them."""
-    prompts = list(found)
-    return {prompt: found[prompt] for prompt in prompts[:: len(prompts) // count][:count]}
+def _spread(task: Task, count: int) -> Task:
+    """Return `count` of the prompts, evenly spread."""
+    prompts = list(task)
+    return {prompt: task[prompt] for prompt in prompts[:: len(prompts) // count][:count]}
 
 
 def expression() -> Task:
-    """Given four digits, each once, and + - * between, hit a target: 8 tokens, 16 to 20 answers. Wrong: near it."""
-    found: Task = {}
+    """Hit a target with four digits, each once, and + - * between: 8 tokens, 16 to 20 answers. Wrong: near it."""
+    task: Task = {}
     for numbers in itertools.combinations("123456789", 4):
         by_value: dict[int, list[str]] = {}
         for order in itertools.permutations(numbers):
             for operators in itertools.product("+-*", repeat=3):
                 text = "".join(itertools.chain(*itertools.zip_longest(order, operators, fillvalue="")))
-                by_value.setdefault(eval(text), []).append(text)  # a string of our own: digits and operators
+                by_value.setdefault(eval(text), []).append(text)  # made here of digits and operators
         for value, answers in sorted(by_value.items()):
             if 10 <= value <= 50 and 16 <= len(answers) <= 24:
                 near = [text for miss in (-3, -2, -1, 1, 2, 3) for text in by_value.get(value + miss, ())]
-                found[f"{''.join(numbers)}>{value}="] = Answers(tuple(answers), tuple(near))
-    return _spread(found, 8)
+                task[f"{''.join(numbers)}>{value}="] = Answers(tuple(answers), tuple(near))
+    return _spread(task, 8)
 
 
 MOVES = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
 
 
 def _paths(size: int, walls: frozenset[tuple[int, int]], moves: str, longest: int) -> Iterator[str]:
-    """All ways from the top left corner to the bottom right one that visit no cell twice."""
+    """Yield all ways from the top left corner to the bottom right one that visit no cell twice."""
 
     def extend(cell: tuple[int, int], seen: frozenset[tuple[int, int]], text: str) -> Iterator[str]:
         if cell == (size - 1, size - 1):
@@ -74,22 +74,22 @@ def _paths(size: int, walls: frozenset[tuple[int, int]], moves: str, longest: in
 def _grids(size: int, walls: int, moves: str, longest: int, fewest: int, most: int, count: int) -> Task:
     everything = list(_paths(size, frozenset(), moves, longest))
     inner = list(itertools.product(range(size), repeat=2))[1:-1]
-    found: Task = {}
+    task: Task = {}
     for blocked in itertools.combinations(inner, walls):
         right = tuple(_paths(size, frozenset(blocked), moves, longest))
         if fewest <= len(right) <= most:
             wrong = tuple(sorted(set(everything).difference(right)))
-            found[",".join(f"{row}{column}" for row, column in blocked) + ":"] = Answers(right, wrong)
-    return _spread(found, count)
+            task[",".join(f"{row}{column}" for row, column in blocked) + ":"] = Answers(right, wrong)
+    return _spread(task, count)
 
 
 def path() -> Task:
-    """Through a 4 x 4 grid with two walls in 6 to 10 moves: 7 to 11 tokens, 15 to 39 answers. Wrong: through walls."""
+    """Cross a 4 x 4 grid with two walls in 6 to 10 moves: 7 to 11 tokens, 15 to 39 answers. Wrong: through walls."""
     return _grids(size=4, walls=2, moves="UDLR", longest=10, fewest=15, most=40, count=8)
 
 
 def long_path() -> Task:
-    """Down and right in a 7 x 7 grid with two walls: 13 tokens, 210 to 382 solutions. Wrong: through walls."""
+    """Go down and right in a 7 x 7 grid with two walls: 13 tokens, 210 to 382 solutions. Wrong: through walls."""
     return _grids(size=7, walls=2, moves="DR", longest=12, fewest=200, most=400, count=4)
 
 
@@ -98,9 +98,7 @@ MAKERS: dict[str, Callable[[], Task]] = {f.__name__: f for f in (digits, express
 
 @functools.cache
 def get_task(name: str) -> Task:
-    """Raises:
-    ValueError: if there is no such task.
-    """
+    """Return a task by name; raise ValueError if there is none."""
     if name not in MAKERS:
         raise ValueError(f"task={name!r} is not allowed: {', '.join(MAKERS)}")
     return MAKERS[name]()
@@ -114,6 +112,6 @@ def _right(name: str, prompt: str) -> frozenset[str]:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **unused: Any
 ) -> dict[str, float]:
-    """1 for exactly one of the right answers, else 0. `data_source` is the task and `ground_truth` the prompt."""
+    """Score 1 for a right answer and nothing else. `data_source` is the task and `ground_truth` the prompt."""
     right = float(solution_str.removesuffix(EOS) in _right(data_source, ground_truth))
     return {"score": right, "acc": right}

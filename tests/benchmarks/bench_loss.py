@@ -1,15 +1,18 @@
 """The loss with all its metrics, forward and backward, against verl's own losses on the same tensors.
 
-`python tests/benchmarks/bench_loss.py [--compile]`. Each loss is called as verl's actor calls it, metrics and their
+`python tests/benchmarks/bench_loss.py [--device cuda]`. Each loss is called as verl's actor calls it, metrics and their
 transfers included. Responses have a quarter to all of the T slots, advantages are one a response. Time is CPU time of
-one thread, interleaved; memory is the allocator's peak beyond the inputs. "none": a loss that computes nothing, which
-aggregates the log-probs, a (B, T) matrix, and fetches one metric: what verl's contract costs any loss that does so.
+one thread, or on a GPU wall-clock time up to its end, interleaved; memory is the allocator's peak beyond the inputs.
+"none": a loss that computes nothing, which aggregates the log-probs, a (B, T) matrix, and fetches one metric: what
+verl's contract costs any loss that does so.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 
-from measure import interleaved_seconds, markdown_table, peak_bytes, ratio_text, ratios, spread, write_results  # isort: skip
+from measure import cuda_clock, cuda_peak_bytes, interleaved_seconds, markdown_table, peak_bytes, ratio_text  # isort: skip
+from measure import ratios, spread, write_results  # isort: skip
 
 import torch
 from torch import Tensor
@@ -26,16 +29,16 @@ SHAPES = [(8, 512), (8, 4096), (8, 16384), (64, 512), (64, 4096), (64, 16384)]
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def actor_config(loss_mode: str, compiled: bool) -> FSDPActorConfig:
+def actor_config(loss_mode: str) -> FSDPActorConfig:
     return FSDPActorConfig(
         strategy="fsdp2",
         rollout_n=2,
         ppo_micro_batch_size_per_gpu=1,
-        policy_loss=LADPolicyLossConfig(loss_mode=loss_mode, lad=LADConfig(compile=compiled)),
+        policy_loss=LADPolicyLossConfig(loss_mode=loss_mode, lad=LADConfig()),
     )
 
 
-def micro_batch(rows: int, length: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def micro_batch(rows: int, length: int, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     """Log-probs after a few updates: |l| about 0.05 a token."""
     generator = torch.Generator().manual_seed(0)
     old = -3 * torch.rand(rows, length, generator=generator)
@@ -44,10 +47,10 @@ def micro_batch(rows: int, length: int, dtype: torch.dtype) -> dict[str, Tensor]
     mask = torch.arange(length) < lengths
     advantages = torch.randn(rows, 1, generator=generator) * mask
     return {
-        "old_log_prob": old.to(dtype),
-        "log_prob": log_prob.to(dtype),
-        "advantages": advantages.to(dtype),
-        "response_mask": mask,
+        "old_log_prob": old.to(device, dtype),
+        "log_prob": log_prob.to(device, dtype),
+        "advantages": advantages.to(device, dtype),
+        "response_mask": mask.to(device),
     }
 
 
@@ -58,10 +61,10 @@ def no_loss(
     return loss, {"actor/loss": loss.item()}
 
 
-def step(loss_mode: str, batch: dict[str, Tensor], compiled: bool = False) -> Callable[[], Tensor]:
-    """Forward and backward, as verl's ppo_loss does it. `compiled`: algorithm.lad.compile."""
+def step(loss_mode: str, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
+    """Forward and backward, as verl's ppo_loss does it."""
     loss_function = no_loss if loss_mode == NONE else get_policy_loss_fn(loss_mode)
-    config = actor_config(loss_mode, compiled)
+    config = actor_config(loss_mode)
 
     def run() -> Tensor:
         log_prob = batch["log_prob"].detach().requires_grad_()
@@ -74,11 +77,12 @@ def step(loss_mode: str, batch: dict[str, Tensor], compiled: bool = False) -> Ca
     return run
 
 
-def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, compiled: bool) -> dict[str, object]:
-    batch = micro_batch(*shape, dtype)
-    contenders = {name: step(name, batch, compiled) for name in (OURS, *THEIRS, NONE)}
-    seconds = interleaved_seconds(contenders, rounds)
-    peaks = {name: peak_bytes(run) for name, run in contenders.items()}
+def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int, device: str) -> dict[str, object]:
+    batch = micro_batch(*shape, dtype, device)
+    contenders = {name: step(name, batch) for name in (OURS, *THEIRS, NONE)}
+    on_gpu = device == "cuda"
+    seconds = interleaved_seconds(contenders, rounds, cuda_clock if on_gpu else time.process_time)
+    peaks = {name: (cuda_peak_bytes if on_gpu else peak_bytes)(run) for name, run in contenders.items()}
     return {
         "shape": shape,
         "dtype": str(dtype).removeprefix("torch."),
@@ -114,13 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--largest", type=int, default=64 * 16384, help="leave out shapes with more tokens")
-    parser.add_argument("--compile", action="store_true", help="with algorithm.lad.compile=True")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    torch._dynamo.config.recompile_limit = 2 * len(SHAPES) * len(DTYPES)  # a run of verl's has fewer kinds of shapes
     shapes = [shape for shape in SHAPES if shape[0] * shape[1] <= arguments.largest]
-    results = [measure(shape, dtype, arguments.rounds, arguments.compile) for dtype in DTYPES for shape in shapes]
-    write_results("loss_compiled" if arguments.compile else "loss", results)
+    results = [measure(shape, dtype, arguments.rounds, arguments.device) for dtype in DTYPES for shape in shapes]
+    write_results("loss" if arguments.device == "cpu" else "loss_gpu", results)
     print(table(results))
 
 

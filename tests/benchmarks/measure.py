@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("RESULTS", Path(__file__).parent / "results"))
 PACKAGES = ("verl-lad", "verl", "torch", "liger-kernel")
 
 
@@ -79,6 +79,23 @@ def peak_bytes(run: Callable[[], object], warm_up: bool = True) -> int:
     return peak
 
 
+def cuda_clock() -> float:
+    """Wall-clock seconds, read when the GPU has done all that it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def cuda_peak_bytes(run: Callable[[], object]) -> int:
+    """As `peak_bytes`, on a GPU, for a `run` that has run before: compiled, and with cuBLAS's workspaces in place."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -91,6 +108,7 @@ def machine() -> dict[str, Any]:
             versions[package] = None
     return {
         "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": versions,
@@ -99,11 +117,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, results: object) -> None:
-    """Writes results/<name>.json, with the machine."""
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine(), "results": results}, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+def write_results(name: str, results: object, output: Path | None = None) -> None:
+    """Writes results/<name>.json, or `output` if given, with the machine."""
+    output = output or RESULTS / f"{name}.json"
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -2,7 +2,7 @@
 
 Prints the tables, and writes results/*.json, results/tables.md and docs/cost.png. For a quick look that writes the same
 files with few rounds and small sizes: --quick. Some of them, in the place of their older tables: --only bench_loss.
-liger-kernel, which bench_fused.py compares with, is looked for beside the other frameworks
+liger-kernel, which bench_linear.py compares with, is looked for beside the other frameworks
 (tests/adapters/conftest.py) as well.
 """
 
@@ -21,7 +21,7 @@ TITLES = {
     "bench_loss.py --compile": "The same under torch.compile",
     "bench_advantage.py": "The advantage estimator, against verl's",
     "bench_startup.py": "What the plugin adds to an import",
-    "bench_fused.py": "From hidden states to the loss and back",
+    "bench_linear.py": "From hidden states to the loss and back",
     "bench_growth.py": "How the cost grows, and its lower limit",
     "bench_evaluation.py": "Accuracy and diversity of 100,000 responses",
 }
@@ -29,7 +29,7 @@ QUICK = {
     "bench_loss.py": ["--rounds=5", "--largest=40000"],
     "bench_advantage.py": ["--rounds=3"],
     "bench_startup.py": ["--rounds=1"],
-    "bench_fused.py": ["--tokens=256", "--vocabulary=8192", "--rounds=2"],
+    "bench_linear.py": ["--tokens=256", "--vocabulary=8192", "--rounds=2"],
     "bench_growth.py": ["--rounds=2"],
     "bench_evaluation.py": ["--problems=50"],
 }
@@ -62,7 +62,7 @@ def main() -> int:
         options += QUICK[script] if arguments.quick else []
         print(f"\n== {command}", flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if script == "bench_fused.py":
+        if script == "bench_linear.py":
             environment["PYTHONPATH"] = beside
         done = subprocess.run(
             [sys.executable, str(HERE / script), *options],

@@ -4,7 +4,7 @@
 
 Each release has an environment of its own: what pip resolves for it today, with the torch that `make install` took, and
 this checkout. Before 0.9.0, which has no plugins, the checks run twice: with VERL_USE_EXTERNAL_MODULES, and without it
-after `verl-lad patch apply`.
+after `patch -p1 < patches/verl-RELEASE.patch`.
 """
 
 import argparse
@@ -60,9 +60,12 @@ def versions(python: Path) -> dict[str, str]:
     return found
 
 
-def patch(action: str, python: Path) -> None:
-    """`verl-lad patch ACTION` in that environment."""
-    subprocess.run([python, "-m", "verl_lad.cli.main", "patch", action], check=True, cwd=python.parent)
+def patch(release: str, python: Path, *options: str) -> None:
+    """Apply the release's patch to the verl of that environment; revert it with the option --reverse."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
+    site_packages = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    command = ["patch", "-p1", *options, f"--input={ROOT / 'patches' / f'verl-{release}.patch'}"]
+    subprocess.run(command, check=True, cwd=site_packages)
 
 
 def check(python: Path, junit: Path, modules: str | None) -> dict[str, str]:
@@ -99,12 +102,12 @@ def main() -> int:
         runs = [("entry point", None)] if has_plugins else [("VERL_USE_EXTERNAL_MODULES", PLUGIN), ("patched", None)]
         for found_by, modules in runs:
             if found_by == "patched":
-                patch("apply", python)
+                patch(release, python)
             try:
                 results = check(python, output / "junit.xml", modules)
             finally:
                 if found_by == "patched":
-                    patch("revert", python)
+                    patch(release, python, "--reverse")
             rows.append({"verl": release, "found_by": found_by, "results": results, "versions": versions(python)})
     record = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -1,6 +1,6 @@
 """LAD from the paper's formula, written a second time and plainly, so that no test judges the package by itself.
 
-Nothing here is taken from verl_lad but the loss under test, `loss_matrix`: f, the objective exp(u) f(exp(l - u)) and the theta-free terms are derived by hand.
+f, the objective exp(u) f(exp(l - u)) and the theta-free terms are derived by hand; `loss_matrix` is what is tested.
 """
 
 import torch

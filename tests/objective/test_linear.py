@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from verl_lad import LADConfig, lad_loss
-from verl_lad.objective import aggregation_weights, fused, lad_linear_loss, lad_responses
-from verl_lad.objective.fused import LOSS_AGG_MODES
+from verl_lad.objective import aggregation_weights, diagnostic_means, lad_linear_loss, linear
+from verl_lad.objective.linear import LOSS_AGG_MODES
 
 from .formulas import DIVERGENCES, IDS, RATIOS
 
@@ -20,8 +20,8 @@ every_mode = pytest.mark.parametrize("mode", LOSS_AGG_MODES)
 def _way(request, monkeypatch):
     """How the gradients are computed: the default for float64, or that of half types, by slices of a few words."""
     if request.param == "by slices":
-        monkeypatch.setattr(fused, "_in_one_pass", lambda *_: False)
-    monkeypatch.setattr(fused, "VOCABULARY_SLICE", 8)
+        monkeypatch.setattr(linear, "_sums_fit", lambda *_: False)
+    monkeypatch.setattr(linear, "VOCABULARY_SLICE", 8)
 
 
 def both_ways(test):
@@ -66,7 +66,7 @@ class Head:
         matrix = lad_loss(self.log_prob(), self.old, self.advantages, self.mask, config)[0] * token_weights
         return (matrix.sum(-1) * weights).sum()
 
-    def fused(self, config: LADConfig, weights: Tensor, **changes):
+    def linear(self, config: LADConfig, weights: Tensor, **changes):
         given = {
             "hidden": self.hidden,
             "lm_head_weight": self.weight,
@@ -103,7 +103,7 @@ def test_loss_and_gradients_are_those_of_the_logits_at_once(ratio, bias, softcap
     # chunk_size: each token alone; responses longer than a chunk, computed twice; all tokens in one chunk; default
     head = Head(bias=bias, softcap=softcap, temperature=temperature)
     config, weights = LADConfig(ratio=ratio, eta=0.5), aggregation_weights(head.mask, "token-mean").double()
-    check_same(head, head.fused(config, weights, chunk_size=chunk_size).loss, head.naive(config, weights))
+    check_same(head, head.linear(config, weights, chunk_size=chunk_size).loss, head.naive(config, weights))
 
 
 @both_ways
@@ -113,7 +113,7 @@ def test_so_it_is_for_every_divergence(name, alpha, ratio):
     head = Head(bias=True)
     config = LADConfig(ratio=ratio, eta=1.0, divergence=name, alpha=alpha)
     weights = aggregation_weights(head.mask, "seq-mean-token-sum").double()
-    check_same(head, head.fused(config, weights).loss, head.naive(config, weights))
+    check_same(head, head.linear(config, weights).loss, head.naive(config, weights))
 
 
 @both_ways
@@ -124,7 +124,7 @@ def test_so_it_is_for_every_aggregation_with_weights_of_each_token(ratio, mode):
     config = LADConfig(ratio=ratio)
     weights = aggregation_weights(head.mask, mode, num_tokens=31, num_responses=9).double()
     token_weights = torch.rand(B, T).double() + 0.5
-    ours = head.fused(config, weights, token_weights=token_weights.masked_fill(~head.mask, float("nan")))
+    ours = head.linear(config, weights, token_weights=token_weights.masked_fill(~head.mask, float("nan")))
     check_same(head, ours.loss, head.naive(config, weights, token_weights))
 
 
@@ -134,7 +134,19 @@ def test_per_token_advantages_are_used_as_lad_loss_uses_them(ratio):
     head = Head()
     head.advantages = torch.randn(B, T).double()
     config, weights = LADConfig(ratio=ratio), torch.rand(B).double()
-    check_same(head, head.fused(config, weights).loss, head.naive(config, weights))
+    check_same(head, head.linear(config, weights).loss, head.naive(config, weights))
+
+
+@both_ways
+@every_ratio
+def test_old_log_probs_may_be_wider_than_hidden_states(ratio):
+    head, config, weights = Head(torch.float32), LADConfig(ratio=ratio), torch.rand(B)
+    head.old = head.old.double()
+    ours = torch.autograd.grad(head.linear(config, weights).loss, head.leaves)
+    theirs = torch.autograd.grad(head.naive(config, weights), head.leaves)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, other)
 
 
 @both_ways
@@ -142,7 +154,7 @@ def test_per_token_advantages_are_used_as_lad_loss_uses_them(ratio):
 def test_float32_gradients_differ_by_less_than_1e_5_of_their_norm(ratio):
     head = Head(torch.float32, bias=True, softcap=5.0, temperature=0.8, vocabulary=3000)
     config, weights = LADConfig(ratio=ratio), aggregation_weights(head.mask, "token-mean")
-    ours = torch.autograd.grad(head.fused(config, weights).loss, head.leaves)
+    ours = torch.autograd.grad(head.linear(config, weights).loss, head.leaves)
     theirs = torch.autograd.grad(head.naive(config, weights), head.leaves)
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine - other).norm() < 1e-5 * other.norm()
@@ -153,7 +165,7 @@ def test_float32_gradients_differ_by_less_than_1e_5_of_their_norm(ratio):
 @every_ratio
 def test_gradients_of_half_types_are_no_worse_than_those_of_the_logits_at_once(ratio, dtype, words, monkeypatch):
     # both against float64 gradients at the same numbers; and with weights so small that float16 would lose them
-    monkeypatch.setattr(fused, "VOCABULARY_SLICE", words)
+    monkeypatch.setattr(linear, "VOCABULARY_SLICE", words)
     head = Head(dtype, vocabulary=500)
     exact = Head(dtype, vocabulary=500)
     for name in ("hidden", "weight", "old", "advantages"):
@@ -161,7 +173,7 @@ def test_gradients_of_half_types_are_no_worse_than_those_of_the_logits_at_once(r
     config = LADConfig(ratio=ratio, eta=1.0)
     for scale in (1.0, 1e-9):
         weights = aggregation_weights(head.mask, "token-mean")
-        ours = torch.autograd.grad(head.fused(config, scale * weights).loss, head.leaves, torch.tensor(1 / scale))
+        ours = torch.autograd.grad(head.linear(config, scale * weights).loss, head.leaves, torch.tensor(1 / scale))
         theirs = torch.autograd.grad(head.naive(config, weights), head.leaves)
         best = torch.autograd.grad(exact.naive(config, weights.double()), exact.leaves)
         for mine, other, reference in zip(ours, theirs, best, strict=True):
@@ -173,7 +185,7 @@ def test_under_autocast_products_are_in_its_type_and_gradients_in_the_leaves():
     head = Head(torch.float32, vocabulary=500)
     config, weights = LADConfig(eta=1.0), aggregation_weights(head.mask, "token-mean")
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = head.fused(config, weights), head.naive(config, weights)
+        ours, theirs = head.linear(config, weights), head.naive(config, weights)
     assert ours.loss.dtype == torch.float32
     got, expected = torch.autograd.grad(ours.loss, head.leaves), torch.autograd.grad(theirs, head.leaves)
     for mine, other in zip(got, expected, strict=True):
@@ -184,33 +196,34 @@ def test_under_autocast_products_are_in_its_type_and_gradients_in_the_leaves():
 @every_ratio
 def test_log_probs_and_diagnostics_come_with_it(ratio):
     head, config = Head(), LADConfig(ratio=ratio)
-    result = head.fused(config, torch.ones(B).double())
+    result = head.linear(config, torch.ones(B).double())
     log_prob = head.log_prob().detach()
     torch.testing.assert_close(result.log_prob, log_prob * head.mask, rtol=1e-12, atol=1e-12)
     assert not result.log_prob.requires_grad
-    expected = lad_responses(log_prob, head.old, head.advantages, head.mask, config).diagnostics
+    expected = lad_loss(log_prob, head.old, head.advantages, head.mask, config)[1]
     torch.testing.assert_close(result.diagnostics, expected, rtol=1e-10, atol=1e-12)
+    assert diagnostic_means(result.diagnostics) == pytest.approx(diagnostic_means(expected), rel=1e-10, abs=1e-12)
 
 
 @both_ways
 @every_ratio
 def test_without_old_log_probs_the_policy_is_its_own(ratio):
     head, config, weights = Head(), LADConfig(ratio=ratio), torch.rand(B).double()
-    ours = head.fused(config, weights, old_log_prob=None)
+    ours = head.linear(config, weights, old_log_prob=None)
     head.old = head.log_prob().detach()
     check_same(head, ours.loss, head.naive(config, weights))
-    assert ours.diagnostics[0] == 0  # ppo_kl
+    assert ours.diagnostics["ppo_kl"][0] == 0
 
 
 @both_ways
 @every_ratio
 def test_what_is_masked_is_not_looked_at(ratio):
     head, config, weights = Head(), LADConfig(ratio=ratio), torch.rand(B).double()
-    clean = torch.autograd.grad(head.fused(config, weights).loss, head.leaves)
+    clean = torch.autograd.grad(head.linear(config, weights).loss, head.leaves)
     with torch.no_grad():
         for x in (head.hidden, head.old):
             x[~head.mask] = float("nan")
-    dirty = torch.autograd.grad(head.fused(config, weights).loss, head.leaves)
+    dirty = torch.autograd.grad(head.linear(config, weights).loss, head.leaves)
     for mine, other in zip(dirty, clean, strict=True):
         assert torch.equal(mine, other)
     assert not dirty[0][~head.mask].any()
@@ -239,31 +252,31 @@ def test_no_more_than_chunk_size_rows_of_logits_exist(ratio):
     head = Head()
     for chunk_size in (1, 3, 6):
         with LargestLogits() as logits:
-            head.fused(LADConfig(ratio=ratio), torch.ones(B).double(), chunk_size=chunk_size).loss.backward()
+            head.linear(LADConfig(ratio=ratio), torch.ones(B).double(), chunk_size=chunk_size).loss.backward()
         assert 0 < logits.rows <= chunk_size
 
 
 @every_ratio
 def test_the_gradient_of_a_half_weight_needs_no_sum_as_large_as_itself(ratio, monkeypatch):
-    monkeypatch.setattr(fused, "VOCABULARY_SLICE", 8)
+    monkeypatch.setattr(linear, "VOCABULARY_SLICE", 8)
     head = Head(torch.bfloat16)
     for chunk_size in (1, 3):
         with LargestLogits() as made:
-            head.fused(LADConfig(ratio=ratio), torch.ones(B), chunk_size=chunk_size).loss.backward()
+            head.linear(LADConfig(ratio=ratio), torch.ones(B), chunk_size=chunk_size).loss.backward()
         assert made.rows <= chunk_size
         assert made.wide <= max(chunk_size * V, B * T * H)
     head.weight = torch.zeros(1000, H, dtype=torch.bfloat16, requires_grad=True)
     with LargestLogits() as made:
-        head.fused(LADConfig(ratio=ratio), torch.ones(B), chunk_size=1).loss.backward()
+        head.linear(LADConfig(ratio=ratio), torch.ones(B), chunk_size=1).loss.backward()
     assert made.wide <= 1000 < head.weight.numel()
 
 
 @every_ratio
 def test_logits_of_masked_tokens_are_not_computed_and_those_of_others_once_if_they_fit(ratio, monkeypatch):
     head, computed = Head(), []
-    softmax = fused._Head.softmax
-    monkeypatch.setattr(fused._Head, "softmax", lambda self, h, y: computed.append(len(y)) or softmax(self, h, y))
-    head.fused(LADConfig(ratio=ratio), torch.ones(B).double(), chunk_size=T)
+    logits = linear._Head.logits
+    monkeypatch.setattr(linear._Head, "logits", lambda self, h: computed.append(len(h)) or logits(self, h))
+    head.linear(LADConfig(ratio=ratio), torch.ones(B).double(), chunk_size=T)
     assert sum(computed) == head.mask.sum()
 
 
@@ -272,12 +285,12 @@ def test_what_needs_no_gradient_costs_none():
     head, config, weights = Head(bias=True), LADConfig(), torch.ones(B).double()
     head.weight.requires_grad_(False)
     with LargestLogits() as made:
-        (g,) = torch.autograd.grad(head.fused(config, weights).loss, head.hidden)
+        (g,) = torch.autograd.grad(head.linear(config, weights).loss, head.hidden)
     assert (V, H) not in made.shapes - {tuple(head.weight.shape)} or tuple(head.weight.shape) == (V, H)
     head.weight.requires_grad_(True)
     torch.testing.assert_close(g, torch.autograd.grad(head.naive(config, weights), head.hidden)[0])
     with torch.no_grad():
-        result = head.fused(config, weights)
+        result = head.linear(config, weights)
     assert not result.loss.requires_grad
     torch.testing.assert_close(result.loss, head.naive(config, weights).detach())
 
@@ -285,9 +298,9 @@ def test_what_needs_no_gradient_costs_none():
 @both_ways
 def test_the_incoming_gradient_scales_all_and_accumulates():
     head, config, weights = Head(bias=True), LADConfig(), torch.rand(B).double()
-    once = torch.autograd.grad(head.fused(config, weights).loss, head.leaves)
+    once = torch.autograd.grad(head.linear(config, weights).loss, head.leaves)
     for _ in range(2):
-        (-3 * head.fused(config, weights).loss).backward()
+        (-3 * head.linear(config, weights).loss).backward()
     for leaf, g in zip(head.leaves, once, strict=True):
         torch.testing.assert_close(leaf.grad, -6 * g, rtol=1e-12, atol=1e-14)
 
@@ -296,23 +309,23 @@ def test_the_incoming_gradient_scales_all_and_accumulates():
 def test_without_tokens_the_loss_and_all_gradients_are_zero():
     head = Head(bias=True)
     head.mask[:] = False
-    result = head.fused(LADConfig(), aggregation_weights(head.mask, "token-mean").double())
+    result = head.linear(LADConfig(), aggregation_weights(head.mask, "token-mean").double())
     assert result.loss == 0
     assert all(not g.any() for g in torch.autograd.grad(result.loss, head.leaves))
-    assert not result.diagnostics.any()
+    assert not any(diagnostic_means(result.diagnostics).values())
 
 
 @both_ways
 def test_second_order_is_refused():
     head = Head()
     with pytest.raises(RuntimeError, match="create_graph=True is not supported"):
-        torch.autograd.grad(head.fused(LADConfig(), torch.ones(B)).loss, head.leaves, create_graph=True)
+        torch.autograd.grad(head.linear(LADConfig(), torch.ones(B)).loss, head.leaves, create_graph=True)
 
 
 @both_ways
 def test_a_second_backward_is_refused():
     head = Head()
-    loss = head.fused(LADConfig(), torch.ones(B)).loss
+    loss = head.linear(LADConfig(), torch.ones(B)).loss
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="supports one backward pass"):
         loss.backward()
@@ -337,7 +350,7 @@ def test_a_second_backward_is_refused():
 )
 def test_what_does_not_fit_is_a_value_error(changes, message):
     with pytest.raises(ValueError, match=message):
-        Head().fused(LADConfig(), torch.ones(B), **changes)
+        Head().linear(LADConfig(), torch.ones(B), **changes)
 
 
 # --- aggregation ------------------------------------------------------------------------------------------------------

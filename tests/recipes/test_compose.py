@@ -185,13 +185,66 @@ def test_paths_do_not_depend_on_where_a_ray_worker_stands(recipe, composed):
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
 def test_every_value_names_its_source(recipe):
     """Everything of the block that shapes the result, and not where or how fast it is computed."""
-    text = (RECIPES / f"{recipe}.sh").read_text()
-    text = text[: text.index("STEPS=")] + (RECIPES / "algorithms.sh").read_text()
+    text = (RECIPES / f"{recipe}.sh").read_text().partition("\nSTEPS=")[0] + (RECIPES / "algorithms.sh").read_text()
     free = {"SEED", "DATA_DIR", "RUN_DIR", "NNODES", "N_GPUS", "OFFLOAD", "ALGO", "HERE"}
     for line in text.splitlines():
-        name = re.match(r"([A-Z_]+)=\$", line)
+        name = re.match(r"(?:export )?([A-Z_]+)=\$", line)
         if name and name[1] not in free:
             assert re.search(r"\[(paper|verl|ours|the model's card)|arXiv|the same", line), line
+
+
+SMALL_MODELS = {
+    "run_nemotron_1.5b_math": "nvidia/OpenMath-Nemotron-1.5B",
+    "run_deepscaler_1.5b_math": "Vinnnf/Thinkless-1.5B-RL-DeepScaleR",
+}
+
+
+@pytest.mark.parametrize("algo", LOSS_MODE)
+@pytest.mark.parametrize("recipe", SMALL_MODELS)
+def test_a_small_models_recipe_is_the_qwen_recipe_with_its_own_defaults(recipe, algo, arguments_of):
+    """The command lines are compared: what verl composes depends on nothing else."""
+
+    def settings(*call, **variables):
+        arguments = [one.partition("=") for one in arguments_of(*call, ALGO=algo, SEED="3", **variables)]
+        named = {key.lstrip("+"): value for key, _, value in arguments}
+        assert len(named) == len(arguments)
+        return {key: re.sub(r"metrics-\d+-\d+", "metrics-TIME", value) for key, value in named.items()}
+
+    qwen, small = settings("run_qwen_math"), settings(recipe)
+    different = {key: value for key, value in small.items() if qwen.get(key) != value}
+    assert qwen.keys() == small.keys()
+    directory = {key: value for key, value in different.items() if recipe in value}
+    assert all(value.replace(recipe, "run_qwen_math") == qwen[key] for key, value in directory.items())
+    data = {key: value for key, value in different.items() if key in ("data.train_files", "data.val_files")}
+    assert all(value.replace("data/math_boxed/", "data/math/") == qwen[key] for key, value in data.items())
+    assert len(data) == 2
+    assert {key: value for key, value in different.items() if key not in directory | data} == {
+        "actor_rollout_ref.model.path": SMALL_MODELS[recipe],
+        "actor_rollout_ref.rollout.tensor_model_parallel_size": "1",
+        "data.train_batch_size": "256",
+        "actor_rollout_ref.actor.ppo_mini_batch_size": "64",
+        "data.max_response_length": "16384",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": "18432",
+        "actor_rollout_ref.rollout.max_model_len": "18432",
+        "actor_rollout_ref.rollout.max_num_batched_tokens": "18432",
+        "actor_rollout_ref.rollout.val_kwargs.temperature": "0.6",
+        "actor_rollout_ref.rollout.val_kwargs.top_p": "0.95",
+    }
+
+
+@pytest.mark.parametrize("recipe", SMALL_MODELS)
+def test_a_small_models_recipe_takes_every_variable_of_the_qwen_recipe(recipe, arguments_of):
+    own = {"MODEL_PATH": "/model", "VAL_TOP_P": "0.5", "GEN_TP": "4", "MINI_BATCH_SIZE": "2", "LR": "3e-6"}
+    arguments = arguments_of(recipe, "trainer.total_training_steps=7", RUN_DIR="/run", **own)
+    assert arguments[-1] == "trainer.total_training_steps=7"
+    assert {
+        "actor_rollout_ref.model.path=/model",
+        "actor_rollout_ref.rollout.val_kwargs.top_p=0.5",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.actor.optim.lr=3e-6",
+        "trainer.default_local_dir=/run/checkpoints",
+    } <= set(arguments)
 
 
 LONG = [(recipe, algo) for recipe in GPU_RECIPES for algo in LOSS_MODE if (recipe, algo) != ("run_qwen_math", "lad")]

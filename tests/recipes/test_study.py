@@ -11,8 +11,10 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,13 +24,13 @@ import torch
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STUDY = RECIPES / "study"
-MODULES = ("tasks", "policy", "bases", "plan", "analyse")
+MODULES = ("tasks", "policy", "bases", "plan", "results", "curves", "analyse")
 TASK_NAMES = ("digits", "expression", "path", "long_path")
 
 
 @pytest.fixture(scope="module")
 def study():
-    """The study's modules, as attributes."""
+    """Load the study's modules, as attributes."""
     plain = (*MODULES, "prepare", "task")
     before = {name: sys.modules.pop(name) for name in plain if name in sys.modules}
     path = list(sys.path)
@@ -77,7 +79,7 @@ def test_digits_right_answers_are_all_strings_of_three_digits_with_the_sum(study
 
 
 def evaluate(node):
-    """A second evaluator, on Python's syntax tree."""
+    """Evaluate an expression a second way, on Python's syntax tree."""
     if isinstance(node, ast.Constant):
         return node.value
     left, right = evaluate(node.left), evaluate(node.right)
@@ -259,8 +261,23 @@ def test_the_plans_names_are_unique_and_its_main_comparison_has_three_seeds_of_e
     main = collections.Counter((run.task, run.method) for run in runs if run.group == "main")
     assert len(main) == 3 * 7
     assert set(main.values()) == {3}
-    candidate = {(run.task, run.seed) for run in runs if run.method == study.plan.CANDIDATE}
-    assert candidate == {(run.task, run.seed) for run in runs if run.group == "main"}
+    every = {(run.task, run.seed) for run in runs if run.group == "main"}
+    for name, setting in study.plan.SWEEPS.items():
+        wanted = {(task, seed) for task, seed in every if seed in setting.seeds}
+        assert {(run.task, run.seed) for run in runs if run.method == name} == wanted
+
+
+def test_a_new_setting_is_one_line_of_the_plan(study, monkeypatch):
+    before = len(study.plan.all_runs())
+    monkeypatch.setitem(
+        study.plan.SWEEPS, "new", study.plan.Setting({"ALGO": "lad"}, seeds=study.plan.SEEDS, steps=120)
+    )
+    runs = [run for run in study.plan.all_runs() if run.method == "new"]
+    assert len(study.plan.all_runs()) == before + 9
+    assert {run.steps for run in runs} == {120}
+    text = study.analyse.report(made_results(study), [], study.plan.all_runs())
+    assert text.count("| new |") == 3 + 3
+    assert "| new - grpo_kl |" in text
 
 
 def test_every_method_of_the_plan_composes_as_verl_does(tmp_path):
@@ -312,7 +329,7 @@ print(json.dumps(found))
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 14
     for method, (env, loss_agg_mode, ppo_epochs, _, steps) in found.items():
-        # what analyse.Curve.response_entropy relies on
+        # what curves.Curve.response_entropy relies on
         expected = "seq-mean-token-sum" if env.get("RATIO") == "sequence" else "token-mean"
         assert loss_agg_mode == expected, method
         assert ppo_epochs == (int(method[-1]) if "epochs" in method else 1), method
@@ -339,7 +356,7 @@ def curve(study, accuracy, share, method="grpo", task="digits", seed=0, **run):
         }
         for step, a in zip(steps, accuracy[1:], strict=True)
     )
-    return study.analyse.Curve(
+    return study.curves.Curve(
         {"name": "made", "env": {}, "method": method, "task": task, "seed": seed, **run},
         np.array([0.0, *(128 * steps)]),
         np.stack([accuracy - 0.01, accuracy + 0.01], 1),
@@ -375,7 +392,7 @@ def test_the_share_is_the_geometric_mean_over_prompts_of_effective_solutions_by_
     made = curve(study, [0.4, 0.5], [1.0, 0.25])
     entropy = made.entropy.copy()
     entropy[1] = entropy[0] + np.log([0.9, 0.4])
-    uneven = study.analyse.Curve(
+    uneven = study.curves.Curve(
         made.run, made.samples, made.accuracy, entropy, made.collision, made.records, made.seconds
     )
     assert uneven.share == pytest.approx([1.0, 0.6])
@@ -398,14 +415,14 @@ def test_the_entropy_is_of_a_response_under_either_aggregation(study):
 def test_an_interval_needs_three_values(study):
     assert study.analyse.interval([0.5, 0.7]) == "0.50, 0.70"
     assert study.analyse.interval([0.5, 0.6, 0.7]) == f"0.60 ± {4.303 * 0.1 / math.sqrt(3):.2f}"
-    assert study.analyse.difference([1.0, 2.0], [0.5, 0.5], 3) == "+1.00 (2 of 3 pairs)"
-    assert study.analyse.difference([], [], 3) == "(0 of 3 pairs)"
-    text = study.analyse.difference([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], 3)
+    assert study.analyse.difference([(1.0, 0.5), (2.0, 0.5)], 3) == "+1.00 (2 of 3 pairs)"
+    assert study.analyse.difference([], 3) == "(0 of 3 pairs)"
+    text = study.analyse.difference([(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)], 3)
     assert text.startswith("+1.50 [+0.50, +2.50]")
 
 
 def made_results(study, missing=()):
-    """A curve for each run of the plan but the missing names."""
+    """Make a curve for each run of the plan but the missing names."""
     return {
         (run.group, run.task, run.method, run.seed): curve(
             study,
@@ -420,8 +437,8 @@ def made_results(study, missing=()):
 
 def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up_and_of_peak_memory(study):
     def timed(peak, seconds):
-        records = tuple({"step": i + 1, "seconds": {"update_actor": t, "step": 2 * t}} for i, t in enumerate(seconds))
-        return SimpleNamespace(records=records, actor_peak_mb=peak)
+        records = [{"step": i + 1, "seconds": {"update_actor": t, "step": 2 * t}} for i, t in enumerate(seconds)]
+        return study.curves.Curve({}, *[np.zeros(1)] * 4, records=records, seconds=1.0, actor_peak_mb=peak)
 
     slow_start = [50.0, 51.0, 52.0]
     curves = {("cost", "digits", "grpo", 0): timed(1000.0, [*slow_start, 53.0, 54.0, 55.0])}
@@ -433,23 +450,23 @@ def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up_and_of_pea
 
 def test_missing_runs_are_said(study):
     plan = study.plan.all_runs()
-    everything = study.analyse.status(made_results(study), [], plan)
+    everything = study.analyse.status_section(made_results(study), [], plan)
     assert everything.count("| none |") == 10
     missing = {"main-path-lad-seed1", "hard_long-long_path-lad-seed0"}
-    text = study.analyse.status(made_results(study, missing), ["x"], plan)
-    assert "| main | path | 20 of 21 | seed 1: lad |" in text
-    assert "| hard_long | long_path | 3 of 4 | seed 0: lad |" in text
+    text = study.analyse.status_section(made_results(study, missing), ["x"], plan)
+    assert "| main | path | 20 of 21 | lad (seed 1) |" in text
+    assert "| hard_long | long_path | 3 of 4 | lad (seed 0) |" in text
     assert "no run of plan.py as it stands: x" in text
-    assert "No finished run yet." in study.analyse.tables({}, [], plan)
+    assert "| main | path | 0 of 21 |" in study.analyse.report({}, [], plan)
 
 
 def test_all_tables_and_figures_come_from_a_whole_study_and_are_small(study, tmp_path):
     curves = made_results(study)
-    study.analyse.figures(curves, tmp_path)
+    study.analyse.draw_figures(curves, tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert sorted(sizes) == ["frontier.png", "hard.png", "learning.png", "sweeps.png"]
+    assert sorted(sizes) == ["frontier.png", "hard.png", "learning.png"]
     assert max(sizes.values()) < 150_000
-    text = study.analyse.tables(curves, [], study.plan.all_runs())
+    text = study.analyse.report(curves, [], study.plan.all_runs())
     assert "no run" not in text
     assert "nan" not in text
     for line_head in (
@@ -460,43 +477,100 @@ def test_all_tables_and_figures_come_from_a_whole_study_and_are_small(study, tmp
     ):
         assert line_head in text
     assert "+0.00 [+0.00, +0.00] (9 of 9 pairs)" in text
-
-
-def test_every_run_of_the_sweeps_is_in_a_family_of_the_figure(study):
-    named = {name for names in study.analyse.FAMILIES.values() for name in names}
-    assert named == set(study.plan.SWEEPS) | set(study.plan.MAIN)
     assert set(study.analyse.COLOURS) == set(study.plan.MAIN)
 
 
-def test_a_result_with_other_settings_than_the_plans_is_left_out_and_named(study, tmp_path):
-    finished = sorted((STUDY / "results").glob("main-*.jsonl"))
-    name = finished[0].name
-    (tmp_path / name).write_text(finished[0].read_text().replace('"steps": 60', '"steps": 61', 1))
-    curves, others = study.analyse.read_results(tmp_path, study.plan.all_runs())
+# --- results
+
+
+@pytest.fixture
+def unpacked(study, tmp_path):
+    """unpacked("main-digits-grpo-seed0", ...): a directory with these runs, as train.py writes them."""
+    packed = study.results.read_packed(study.results.packed_file(study.results.RESULTS))
+
+    def write(*names):
+        directory = tmp_path / "results"
+        directory.mkdir(exist_ok=True)
+        for name in names:
+            lines = "".join(json.dumps(record) + "\n" for record in packed[name])
+            (directory / f"{name}.jsonl").write_text(lines)
+        return directory
+
+    return write
+
+
+def test_packing_adds_runs_and_replaces_those_of_the_same_name(study, unpacked):
+    first, second = "main-digits-grpo-seed0", "main-path-lad-seed1"
+    directory = unpacked(first)
+    packed = study.results.packed_file(directory)
+    assert packed == directory.parent / "results.jsonl.xz"
+    assert study.results.pack(directory) == (1, 1)
+    before = packed.read_bytes()
+    assert study.results.pack(directory) == (1, 1)
+    assert packed.read_bytes() == before
+    (directory / f"{first}.jsonl").unlink()
+    assert study.results.pack(unpacked(second)) == (1, 2)
+    committed = study.results.read_packed(study.results.packed_file(study.results.RESULTS))
+    assert study.results.read_packed(packed) == {name: committed[name] for name in (first, second)}
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["results", "results.jsonl.xz"]
+
+
+def test_a_run_is_repeated_only_if_it_is_neither_packed_nor_in_the_directory(study, unpacked):
+    plan = study.plan.all_runs()
+    assert study.results.missing_runs(plan, STUDY / "results") == []
+    directory = unpacked("main-digits-grpo-seed0")
+    study.results.pack(directory)
+    (directory / "main-digits-grpo-seed0.jsonl").unlink()
+    unpacked("main-path-lad-seed1")
+    missing = {run.name for run in study.results.missing_runs(plan, directory)}
+    assert {run.name for run in plan} - missing == {"main-digits-grpo-seed0", "main-path-lad-seed1"}
+    changed = [replace(run, steps=61) for run in plan if run.name == "main-digits-grpo-seed0"]
+    assert study.results.missing_runs(changed, directory) == changed
+
+
+def test_a_run_with_other_settings_than_the_plans_is_not_packed_and_named(study, unpacked):
+    path = unpacked("main-digits-grpo-seed0") / "main-digits-grpo-seed0.jsonl"
+    path.write_text(path.read_text().replace('"steps": 60', '"steps": 2', 1))
+    with pytest.raises(ValueError, match=r"grpo-seed0\.jsonl is no run of plan\.py as it stands"):
+        study.results.pack(path.parent)
+    assert not study.results.packed_file(path.parent).exists()
+
+
+def test_a_result_with_other_settings_than_the_plans_is_left_out_and_named(study, unpacked):
+    directory = unpacked("main-digits-grpo-seed0")
+    study.results.pack(directory)
+    plan = [replace(run, steps=61) for run in study.plan.all_runs()]
+    curves, others = study.curves.read_curves(study.results.packed_file(directory), plan)
     assert not curves
-    assert others == [Path(name).stem]
+    assert others == ["main-digits-grpo-seed0"]
 
 
-def test_an_unfinished_file_is_refused(study, tmp_path):
-    finished = sorted((STUDY / "results").glob("*.jsonl"))[0].read_text().splitlines()
-    (tmp_path / "cut.jsonl").write_text("\n".join(finished[:-1]) + "\n")
-    with pytest.raises(ValueError, match=r"cut\.jsonl is not a finished run's file"):
-        study.analyse.read_results(tmp_path, study.plan.all_runs())
-
-
-def test_the_readmes_markers_are_needed_once_and_what_is_around_them_is_kept(study):
-    insert, begin, end = study.analyse.insert, study.analyse.BEGIN, study.analyse.END
-    assert insert(f"a\n{begin}\nold\n{end}\nb\n", "new") == f"a\n{begin}\nnew\n{end}\nb\n"
-    for wrong in ("", begin, f"{end}{begin}", f"{begin}{begin}{end}"):
-        with pytest.raises(ValueError, match=r"README\.md must have"):
-            insert(wrong, "new")
+def test_an_unfinished_file_is_refused(study, unpacked):
+    path = unpacked("main-digits-grpo-seed0") / "main-digits-grpo-seed0.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"grpo-seed0\.jsonl is not a finished run's file"):
+        study.results.pack(path.parent)
 
 
 def test_the_committed_tables_are_those_of_the_committed_results(study):
     """Publication's guard: `python recipes/study/analyse.py` after results have changed."""
-    readme = (STUDY / "README.md").read_text()
     plan = study.plan.all_runs()
-    curves, others = study.analyse.read_results(STUDY / "results", plan)
-    between = readme.partition(study.analyse.BEGIN)[2].partition(study.analyse.END)[0]
-    assert between == f"\n{study.analyse.tables(curves, others, plan)}\n"
-    assert all((STUDY / "figures" / name).exists() for name in study.analyse.captions(curves))
+    curves, others = study.curves.read_curves(study.results.packed_file(STUDY / "results"), plan)
+    assert (STUDY / "RESULTS.md").read_text() == study.analyse.report(curves, others, plan)
+    for name in re.findall(r"\]\((figures/.*?)\)", (STUDY / "RESULTS.md").read_text()):
+        assert (STUDY / name).exists()
+
+
+def test_the_readmes_table_is_that_of_the_committed_results(study):
+    readme = (STUDY / "README.md").read_text()
+    curves, _ = study.curves.read_curves(study.results.packed_file(STUDY / "results"), study.plan.all_runs())
+    end = study.curves.end
+    for method in ("grpo", "grpo_kl", "lad", "lad_anchored"):
+        cells = []
+        for task in study.plan.TASKS:
+            runs = study.curves.of_seeds(curves, "main", task, method)
+            accuracy, share = (
+                np.mean([end(getattr(run, name)) for run in runs]) for name in ("mean_accuracy", "share")
+            )
+            cells.append(f"{accuracy:.3f} / {share:.2f}")
+        assert f"| `{method}` | {' | '.join(cells)} |" in readme

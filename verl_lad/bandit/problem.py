@@ -1,90 +1,101 @@
-"""The bandit: its arms, their scores, the target policy, and when a mode counts as recovered.
+"""Define the bandit, its target policy, and the methods that are compared.
 
-From the paper (arXiv 2602.20132), as reported: 50 arms, and an advantage that is a mixture of three Gaussians over
-them. Where the Gaussians stand, how wide and how high they are is not known to us; the choices below are ours.
+The paper (arXiv 2602.20132) is reported to use 50 arms, scored by a mixture of three Gaussians. Their places, widths
+and heights are not known: CENTRES, WIDTH and HEIGHTS are this project's.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from verl_lad.objective import LADConfig
+from verl_lad.objective import LADConfig, lad_loss
 
 ARMS = 50
 CENTRES = (10, 25, 40)
-"""Arms at the peaks, ours: so far apart that the modes do not overlap. The best mode is neither first nor last."""
 WIDTH = 2.0
-"""Standard deviation of each Gaussian, in arms; ours. Equal, so that height alone tells the modes apart."""
-HEIGHTS = {"unequal": (0.9, 1.0, 0.8), "equal": (1.0, 1.0, 1.0)}
-"""Heights of the peaks, ours; scores from 0 to 1, as a verifier gives them. unequal: one arm is the best, so whatever
-maximises the expected score loses the other modes. equal: several answers are equally right, as under a binary reward.
-There every mixture of the three peaks is a maximiser, and which one comes out is the dynamics' doing."""
-
-
-def landscape(heights: tuple[float, float, float]) -> Tensor:
-    """Score of each arm, (50,) float64: the sum over the modes of height exp(-(arm - centre)^2 / (2 WIDTH^2))."""
-    distance = torch.arange(ARMS) - torch.tensor(CENTRES, dtype=torch.float64).unsqueeze(-1)
-    peaks = torch.tensor(heights, dtype=torch.float64).unsqueeze(-1)
-    return (peaks * (-distance.square() / (2 * WIDTH**2)).exp()).sum(0)
-
-
-def basins() -> Tensor:
-    """The modes' arms, (3, 50) bool: those within half of the peak's height, two on either side of it."""
-    distance = torch.arange(ARMS) - torch.tensor(CENTRES).unsqueeze(-1)
-    return distance.abs() <= WIDTH * math.sqrt(2 * math.log(2))
+HEIGHTS = {"unequal": (0.9, 1.0, 0.8), "equal": (1.0, 1.0, 1.0)}  # one best arm, or several that are equally right
+DISTANCE = torch.arange(ARMS) - torch.tensor(CENTRES, dtype=torch.float64).unsqueeze(-1)  # (3, 50)
+BASINS = DISTANCE.abs() <= WIDTH * math.sqrt(2 * math.log(2))  # (3, 50) arms within half of each peak's height
+BUMPS = (-DISTANCE.square() / (2 * WIDTH**2)).exp()
+SCORES = {name: torch.tensor(heights, dtype=torch.float64) @ BUMPS for name, heights in HEIGHTS.items()}  # (50,)
 
 
 def target_log_prob(initial_log_prob: Tensor, scores: Tensor, eta: float) -> Tensor:
-    """log pi* for pi* = pi_0 exp(s / eta) / Z, which solves max_pi E_pi[s] - eta KL(pi || pi_0).
-
-    Args:
-        initial_log_prob: (..., 50) log pi_0.
-        scores: (..., 50) s.
-        eta: the temperature.
-
-    Returns:
-        (..., 50), normalised.
-    """
+    """Return log pi*, (..., 50), for pi* = pi_0 exp(s / eta) / Z, the maximum of E_pi[s] - eta KL(pi || pi_0)."""
     return (initial_log_prob + scores / eta).log_softmax(-1)
 
 
 def modes_recovered(policy: Tensor, initial: Tensor, target: Tensor) -> Tensor:
-    """Number of modes, of three, that a policy has recovered.
+    """Count the modes that policies (..., 50) have recovered, given pi_0 and pi*.
 
-    A mode is recovered if its basin holds at least half of its mass under pi*, and, where pi* raises that mass, at
-    least half of the rise from pi_0. Without the second condition a policy that has not moved would have most modes.
-
-    Args:
-        policy, initial, target: (..., 50) probabilities of pi, pi_0 and pi*.
-
-    Returns:
-        (...) int64, 0 to 3.
+    A mode is recovered if its basin holds at least half of its mass under pi* and, where pi* raises that mass, at least
+    half of the rise from pi_0. Without the second condition an untrained policy would have recovered most modes.
     """
-    weights = basins().to(policy.dtype).T
-    start, end = initial @ weights, target @ weights
-    threshold = 0.5 * (end + torch.where(end > start, start, torch.zeros_like(start)))
-    return (policy @ weights >= threshold).sum(-1)
+    mass, start, end = (p @ BASINS.to(p.dtype).T for p in (policy, initial, target))
+    return (mass >= 0.5 * (end + torch.where(end > start, start, 0.0))).sum(-1)
 
 
-def expected_advantages(
-    scores: Tensor, behaviour_log_prob: Tensor, initial_log_prob: Tensor, config: LADConfig
-) -> Tensor:
-    """What `group_advantages` with norm_by_std=False tends to for an infinite group sampled from the behaviour policy.
+@dataclass(frozen=True)
+class Method:
+    """One objective: LAD's where `lad` is set, else the surrogate E[-rho A]."""
 
-    Args:
-        scores: (..., 50) s.
-        behaviour_log_prob: (..., 50) log pi_old, of the policy that samples.
-        initial_log_prob: (..., 50) log pi_0, the reference policy of anchor="reference".
-        config: eta, partition and anchor are used.
+    lad: LADConfig | None = None
+    clip: float | None = None  # PPO's clip range of the surrogate
+    entropy: float = 0.0  # coefficient of a bonus H(pi), summed over the arms
+    kl_loss: float = 0.0  # coefficient of a penalty KL(pi || pi_0), summed over the arms
+    kl_reward: float = 0.0  # coefficient of a penalty K = log pi_old - log pi_0 in each score
 
-    Returns:
-        (..., 50) A = s - E[s]; for anchor="reference" s - eta K takes the place of s, K = log pi_old - log pi_0. For
-        partition="group" and anchor="reference" shifted such that E[exp(A / eta)] = 1. E is over pi_old.
+
+def all_methods(eta: float) -> dict[str, Method]:
+    """Return every method by name, in the order of the table.
+
+    A regulariser named eta is as strong as LAD's temperature: pi* is the optimum of grpo-kl-loss, and of
+    grpo-kl-reward where pi_old is refreshed. Where pi_old stays pi_0, grpo-kl-reward is grpo.
     """
-    anchored = config.anchor == "reference"
-    s = scores - config.eta * (behaviour_log_prob - initial_log_prob) if anchored else scores
-    A = s - (behaviour_log_prob.exp() * s).sum(-1, keepdim=True)
-    if anchored or config.partition == "group":
-        A = A - config.eta * (behaviour_log_prob + A / config.eta).logsumexp(-1, keepdim=True)
+    return {
+        "lad-js": Method(LADConfig(eta)),
+        "lad-js-anchored": Method(LADConfig(eta, anchor="reference", partition="group")),
+        "lad-hellinger": Method(LADConfig(eta, "hellinger")),
+        "lad-tv": Method(LADConfig(eta, "tv")),
+        "lad-tv-partition-group": Method(LADConfig(eta, "tv", partition="group")),
+        "lad-kl": Method(LADConfig(eta, "kl")),
+        "lad-rkl": Method(LADConfig(eta, "rkl")),
+        "lad-jeffreys": Method(LADConfig(eta, "jeffreys")),
+        "lad-alpha-2": Method(LADConfig(eta, "alpha", alpha=2.0)),  # the default, 1/2, is four times hellinger
+        "grpo": Method(),
+        "ppo-clip": Method(clip=0.2),
+        "grpo-entropy-0.01": Method(entropy=0.01),
+        "grpo-entropy-eta": Method(entropy=eta),
+        "grpo-kl-loss": Method(kl_loss=eta),
+        "grpo-kl-reward": Method(kl_reward=eta),
+    }
+
+
+def weighted_advantages(scores: Tensor, weights: Tensor, config: LADConfig) -> Tensor:
+    """Return what `group_advantages` with norm_by_std=False returns for a group that has a share of each arm."""
+    if config.constant == "balanced":
+        raise ValueError(f"partition={config.partition!r}, which means balanced, is not allowed: none or group")
+    A = scores - (weights * scores).sum(-1, keepdim=True)
+    if config.constant == "group":
+        A = A - config.eta * (weights.log() + A / config.eta).logsumexp(-1, keepdim=True)
     return A
+
+
+def policy_losses(
+    method: Method, log_prob: Tensor, old: Tensor, initial: Tensor, scores: Tensor, weights: Tensor
+) -> Tensor:
+    """Return the loss, (...), given log pi, log pi_old and log pi_0 (..., 50) and each arm's share of the responses."""
+    config = method.lad or LADConfig()
+    kl_reward = config.eta if config.anchor == "reference" else method.kl_reward
+    A = weighted_advantages(scores - kl_reward * (old - initial), weights, config)
+    if method.lad:
+        new_rows, old_rows, A_rows = (x.reshape(-1, ARMS) for x in (log_prob, old, A))
+        losses = lad_loss(new_rows, old_rows, A_rows, torch.ones_like(A_rows), config)[0].view_as(A)
+    else:
+        rho = (log_prob - old).exp()
+        clipped = rho if method.clip is None else rho.clamp(1 - method.clip, 1 + method.clip)
+        losses = -torch.minimum(rho * A, clipped * A)
+    penalties = log_prob.exp() * (method.entropy * log_prob + method.kl_loss * (log_prob - initial))
+    return (weights * losses + penalties).sum(-1)

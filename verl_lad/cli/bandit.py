@@ -1,15 +1,16 @@
-"""What `verl-lad bandit` does: the experiment is the package `verl_lad.bandit`'s."""
+"""Run `verl-lad bandit`. The experiment itself is in `verl_lad.bandit`."""
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 
 def run(output: Path, eta: float, seeds: int, steps: int, figure: bool) -> int:
-    """Run the experiment, print its table and write bandit.json and bandit.png.
+    """Run the experiment, print its table, and write bandit.json and bandit.png.
 
     Args:
-        output: directory to write to; made if missing.
+        output: directory to write to; created if missing.
         eta, seeds, steps: as for BanditConfig.
         figure: whether to draw bandit.png.
 
@@ -20,7 +21,9 @@ def run(output: Path, eta: float, seeds: int, steps: int, figure: bool) -> int:
         print("the figure needs matplotlib: pip install 'verl-lad[report]', or --no-figure", file=sys.stderr)
         return 2
 
-    from verl_lad.bandit import BanditConfig, draw_figure, format_table, run_bandit, write_json
+    import torch
+
+    from verl_lad.bandit import BanditConfig, draw_figure, format_table, run_bandit
 
     try:
         config = BanditConfig(eta=eta, seeds=seeds, steps=steps)
@@ -28,12 +31,13 @@ def run(output: Path, eta: float, seeds: int, steps: int, figure: bool) -> int:
     except (ValueError, OSError) as error:
         print(f"verl-lad bandit: {error}", file=sys.stderr)
         return 2
-    result = run_bandit(config)
-    print(format_table(result))
+    torch.set_num_threads(1)  # the tensors are small: waiting for a second thread costs more than it computes
+    document = run_bandit(config)
+    print(format_table(document))
     print()
-    write_json(result, output / "bandit.json")
-    print(f"numbers: {output / 'bandit.json'} ({result.seconds:.0f} s)")
+    (output / "bandit.json").write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"numbers: {output / 'bandit.json'} ({document['seconds']:.0f} s)")
     if figure:
-        draw_figure(result, output / "bandit.png")
+        draw_figure(document, output / "bandit.png")
         print(f"figure: {output / 'bandit.png'}")
     return 0

@@ -66,12 +66,6 @@ def _bandit(arguments: argparse.Namespace) -> int:
     return run(arguments.output, arguments.eta, arguments.seeds, arguments.steps, arguments.figure)
 
 
-def _patch(arguments: argparse.Namespace) -> int:
-    from verl_lad.cli.patch import run
-
-    return run(arguments.action, arguments.name, arguments.target)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `verl-lad`."""
     parser = argparse.ArgumentParser(prog="verl-lad", description="LAD (arXiv 2602.20132) for verl.")
@@ -118,20 +112,6 @@ def make_parser() -> argparse.ArgumentParser:
     bandit.add_argument("--steps", type=int, default=4000, metavar="N", help="updates (default: %(default)s)")
     bandit.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="draw bandit.png")
     bandit.set_defaults(run=_bandit)
-
-    patch = commands.add_parser(
-        "patch",
-        help="patches for trainers without a hook: older verl, OpenRLHF",
-        description="Lists, checks, applies or reverts the patches that this package carries. Refuses another version "
-        "or other content; changes all of a patch's files or none; keeps what they were in .verl-lad-patches beside "
-        "the package. Exit status: 0, 1 if refused, 2 if no patch is for what is installed.",
-    )
-    patch.add_argument("action", choices=("list", "check", "apply", "revert"))
-    patch.add_argument("name", nargs="?", metavar="PATCH", help="default: each that is for what is installed")
-    patch.add_argument(
-        "--target", type=Path, metavar="DIR", help="directory that holds the package (default: where Python finds it)"
-    )
-    patch.set_defaults(run=_patch)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The platform `cpu` for verl's platform registry (verl/plugin/platform/platform_base.py:6)."""
+"""Register the platform `cpu` with verl (verl/plugin/platform)."""
 
 import types
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PLATFORM_NAME = "cpu"
 
 
 class _CPUDeviceModule(types.ModuleType):
-    """torch.cpu, with the functions of torch.cuda that verl calls on `get_torch_device()` and torch.cpu lacks."""
+    """torch.cpu, and the functions of torch.cuda that torch.cpu lacks and verl calls on `get_torch_device()`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
@@ -50,7 +50,7 @@ class _CPUDeviceModule(types.ModuleType):
         torch.set_rng_state(state)
 
     def memory_allocated(self, device: object = None) -> int:
-        """Resident memory of this process, in bytes: there is no allocator of a device to ask."""
+        """Return the resident memory of this process in bytes, since no device has an allocator to ask."""
         return int(psutil.Process().memory_info().rss)
 
     memory_reserved = memory_allocated
@@ -74,75 +74,75 @@ class PlatformCPU(PlatformBase):
     device_module = _DEVICE_MODULE
 
     def is_available(self) -> bool:
-        """Always."""
+        """Return True: a CPU is always there."""
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Never by detection: only VERL_PLATFORM=cpu selects this platform."""
+        """Return False, so that detection never selects this platform: VERL_PLATFORM=cpu does."""
         return False
 
     def current_device(self) -> torch.device:
-        """A device, where others return an index: `tensor.to(0)` would mean cuda:0 (fsdp/transformer_impl.py:730)."""
+        """Return a device where other platforms return an index: `tensor.to(0)` would mean cuda:0."""
         return torch.device("cpu")
 
     def device_count(self) -> int:
-        """One."""
+        """Return 1."""
         return 1
 
     def set_device(self, device_index: int) -> None:
-        """Nothing to set."""
+        """Do nothing: there is no device to set."""
 
     def synchronize(self, device_index: int | None = None) -> None:
-        """CPU work is done when its call returns."""
+        """Do nothing: CPU work is done when its call returns."""
 
     def manual_seed(self, seed: int) -> None:
-        """Seeds torch's generator."""
+        """Seed torch's generator."""
         torch.manual_seed(seed)
 
     def manual_seed_all(self, seed: int) -> None:
-        """Seeds torch's generator."""
+        """Seed torch's generator."""
         torch.manual_seed(seed)
 
     def set_allocator_settings(self, settings: str) -> None:
-        """No caching allocator to set."""
+        """Do nothing: there is no caching allocator."""
 
     def empty_cache(self) -> None:
-        """No caching allocator to empty."""
+        """Do nothing: there is no caching allocator."""
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
-        """Unknown, as verl expresses it (trainer/constants_ppo.py reads it at import)."""
+        """Return verl's value for unknown, which trainer/constants_ppo.py reads at import."""
         return None, None
 
     def communication_backend_name(self) -> str:
-        """The backend of torch.distributed for CPU tensors."""
+        """Return the backend of torch.distributed for CPU tensors."""
         return "gloo"
 
     def visible_devices_envvar(self) -> str:
-        """Ray sets this one for its resource GPU; nobody reads it here."""
+        """Return the variable that Ray sets for its resource GPU; nothing reads it here."""
         return "CUDA_VISIBLE_DEVICES"
 
     @contextmanager
     def nvtx_range(self, msg: str) -> Iterator[None]:
-        """No profiler ranges."""
+        """Do nothing: there is no device profiler."""
         yield
 
     def profiler_start(self) -> None:
-        """No device profiler."""
+        """Do nothing: there is no device profiler."""
 
     def profiler_stop(self) -> None:
-        """No device profiler."""
+        """Do nothing: there is no device profiler."""
 
     def ray_resource_name(self) -> str:
-        """Logical slots: ray.init(num_gpus=N) accepts any N on a machine without GPUs."""
+        """Return GPU: ray.init(num_gpus=N) accepts any N as logical slots on a machine without GPUs."""
         return "GPU"
 
     def ray_noset_envvars(self) -> list[str]:
-        """As for CUDA: verl, not Ray, decides what a worker sees."""
+        """Return CUDA's variable, so that verl and not Ray decides what a worker sees."""
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
     def is_ipc_supported(self) -> bool:
-        """False sends weights through shared memory instead of CUDA IPC (vllm_rollout.py:143)."""
+        """Return False, so that weights go through shared memory instead of CUDA IPC."""
         return False
 
     def cudart(self) -> None:
-        """No CUDA runtime."""
+        """Return None: there is no CUDA runtime."""

@@ -1,7 +1,6 @@
-"""What `VERL_USE_EXTERNAL_MODULES` names; imported while `import verl` is still running.
+"""Prepare this process for verl on a CPU. VERL_USE_EXTERNAL_MODULES names this module; `import verl` imports it.
 
-An error here ends the process: verl imports external modules without a safety net, which is what somebody wants who
-asked for a CPU run.
+An error here ends the process: a CPU run that was asked for must not start half prepared.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Two spots where verl and FSDP2 presume an accelerator and leave no hook."""
+"""Replace two functions of torch with which verl and FSDP2 presume an accelerator."""
 
 import functools
 from typing import Any
@@ -8,15 +8,16 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 
 
 def install() -> None:
-    """Wraps torch.distributed.init_process_group and CPUOffloadPolicy. Once a process."""
+    """Wrap torch.distributed.init_process_group and CPUOffloadPolicy, once a process."""
     _accept_duplicate_backends()
     _never_pin_memory()
 
 
 def _accept_duplicate_backends() -> None:
-    """verl/utils/distributed.py:63 asks for f"cpu:gloo,{device}:{backend}", here "cpu:gloo,cpu:gloo".
+    """Remove repeated backends from the string that init_process_group gets.
 
-    torch refuses that: "Duplicate device type cpu in backend string".
+    verl/utils/distributed.py passes f"cpu:gloo,{device}:{backend}", here "cpu:gloo,cpu:gloo", which torch refuses:
+    "Duplicate device type cpu in backend string".
     """
     original = torch.distributed.init_process_group
 
@@ -30,9 +31,10 @@ def _accept_duplicate_backends() -> None:
 
 
 def _never_pin_memory() -> None:
-    """verl/workers/engine/fsdp/transformer_impl.py:462 offloads a reference policy with pin_memory=True.
+    """Make CPUOffloadPolicy ignore pin_memory=True.
 
-    Pinning needs an accelerator: "Cannot access accelerator device when none is available".
+    verl/workers/engine/fsdp/transformer_impl.py offloads a reference policy with it. Pinning needs an accelerator:
+    "Cannot access accelerator device when none is available".
     """
     original = CPUOffloadPolicy.__init__
 

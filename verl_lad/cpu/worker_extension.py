@@ -1,4 +1,4 @@
-"""The vLLM worker's end of the weight socket. vLLM imports this module in each worker before it loads the model."""
+"""Define vLLM's end of the weight socket. vLLM imports this module in each worker before it loads the model."""
 
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 

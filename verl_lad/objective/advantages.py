@@ -14,7 +14,7 @@ STD_EPSILON = 1e-6
 
 
 def group_rows(group_ids: Tensor | Sequence[Any], size: int, device: torch.device) -> Groups:
-    """Number the groups by the values of their ids.
+    """Assign a number to each group, by the values of the ids.
 
     Args:
         group_ids: (B,) tensor, or a sequence of anything that is hashed by its value; 0-dim tensors count as numbers.

@@ -26,7 +26,7 @@ WeightAndValue = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Divergence:
-    """One f-divergence.
+    """Describe one f-divergence.
 
     Attributes:
         name: canonical name.
@@ -49,11 +49,11 @@ class Divergence:
     saturates_below: bool = False
 
     def weight(self, l: Tensor, u: Tensor) -> Tensor:
-        """g = dL/dl alone."""
+        """Return g = dL/dl alone."""
         return self.weight_and_value(l, u)[0]
 
     def value(self, l: Tensor, u: Tensor) -> Tensor:
-        """The centred value alone."""
+        """Return the centred value alone."""
         return self.weight_and_value(l, u)[1]
 
     @property
@@ -62,7 +62,7 @@ class Divergence:
         return self.saturates_above or self.saturates_below
 
     def saturate(self, u: Tensor, max_log_weight: float) -> Tensor:
-        """Limits u where exp(u) or exp(-u) itself would be formed; elsewhere returns u as it is."""
+        """Limit u where exp(u) or exp(-u) itself would be formed; elsewhere return u as it is."""
         if not self.saturates:
             return u
         return u.clamp(
@@ -71,23 +71,23 @@ class Divergence:
         )
 
 
-LOST = 69.0
+NEGLIGIBLE_EXPONENT = 69.0
 """exp(-69) = 1e-30 is lost beside 1 in every type, while exp(69) still fits float32."""
 
 
 def _expm1(x: Tensor) -> Tensor:
-    """exp(x) - 1 without cancellation; inductor (torch 2.13) computes torch's own as exp(x) - 1 on a CPU."""
+    """Return exp(x) - 1 without cancellation; inductor (torch 2.13) computes torch.expm1 as exp(x) - 1 on a CPU."""
     return (x.exp() + 1) * (x / 2).tanh() if torch.compiler.is_compiling() else torch.expm1(x)
 
 
 def _log_mean_ratio(d: Tensor) -> Tensor:
-    """log 2 - softplus(-d) = log(2 X / (X + 1)) = log(1 + tanh(d / 2)), without cancellation on either side."""
+    """Return log 2 - softplus(-d) = log(2 X / (X + 1)) = log(1 + tanh(d / 2)), without cancellation on either side."""
     return torch.log1p(d.abs().div_(2).tanh_()).add_(d.clamp(max=0))
 
 
 def _softplus_over_exp(d: Tensor) -> Tensor:
-    """softplus(d) / exp(d) = log(1 + X) / X for any d: tends to 1 on the left and to d exp(-d) on the right."""
-    X = d.clamp(-LOST, LOST).exp_()
+    """Return softplus(d) / exp(d) = log(1 + X) / X for any d: 1 on the far left, d exp(-d) on the far right."""
+    X = d.clamp(-NEGLIGIBLE_EXPONENT, NEGLIGIBLE_EXPONENT).exp_()
     return torch.log1p(X).div_(X)
 
 
@@ -178,12 +178,12 @@ _REGISTERED: dict[str, Divergence] = {}
 
 
 def divergence_names() -> list[str]:
-    """Every name that `get_divergence` accepts, in lower case."""
+    """List every name that `get_divergence` accepts, in lower case."""
     return [*_BUILT_IN, "alpha", *_ALIASES, *_REGISTERED]
 
 
 def get_divergence(name: str, alpha: float = 0.5) -> Divergence:
-    """Looks a divergence up by name or alias; case does not matter ("JS", "rKL", "JF", "HD" as the paper writes them).
+    """Look a divergence up by name or alias; case does not matter ("JS", "rKL", "JF", "HD" as the paper writes them).
 
     Args:
         name: one of `divergence_names()`.
@@ -213,16 +213,16 @@ def get_divergence(name: str, alpha: float = 0.5) -> Divergence:
                 "from 0 (that limit is divergence='rkl') and from 1 (that limit is divergence='kl')"
             )
         return _alpha(float(alpha))
-    found = _BUILT_IN.get(key) or _REGISTERED.get(key)
-    if found is None:
+    divergence = _BUILT_IN.get(key) or _REGISTERED.get(key)
+    if divergence is None:
         raise ValueError(f"divergence={name!r} is unknown; allowed: {', '.join(divergence_names())}")
-    return found
+    return divergence
 
 
 def register_divergence(
     name: str, f_prime: Callable[[Tensor], Tensor], value: LogSpaceFunction, *, strictly_convex: bool = True
 ) -> Divergence:
-    """Registers a user's own f-divergence, given in log space, under `name`. Do so in every process that trains.
+    """Register a user's own f-divergence, given in log space, under `name`. Do so in every process that trains.
 
     Args:
         name: the new name; case does not matter.
@@ -242,27 +242,41 @@ def register_divergence(
         raise ValueError(f"divergence name {name!r} is not allowed: letters, digits and underscores only")
     if key in divergence_names():
         raise ValueError(f"divergence name {name!r} is taken; taken names: {', '.join(divergence_names())}")
-
-    at_one = float(f_prime(torch.zeros((), dtype=torch.float64)))
-    if not abs(at_one) < 1e-9:
-        raise ValueError(
-            f"divergence {name!r}: f'(1) = {at_one!r}, but the canonical form has f'(1) = 0; "
-            "subtract f'(1) (X - 1) from f: it moves the expected objective by a constant only"
-        )
-    if not bool(f_prime(torch.linspace(-42, 42, 337, dtype=torch.float64)).isfinite().all()):
-        raise ValueError(f"divergence {name!r}: f' is not finite on X = exp(d), d in [-42, 42]")
-    slope = f_prime(torch.linspace(-12, 12, 193, dtype=torch.float64))  # beyond, a bounded f' is flat to rounding
-    step = slope.diff()
-    tolerance = 1e-12 * slope.abs().max().clamp(min=1.0)
-    if bool((step < -tolerance).any()):
-        raise ValueError(f"divergence {name!r}: f' decreases somewhere, so f is not convex")
-    if strictly_convex and not bool((step > 0).all()):
-        raise ValueError(f"divergence {name!r}: f' is constant somewhere; register it with strictly_convex=False")
+    fault = _derivative_fault(f_prime, strictly_convex) or _value_fault(f_prime, value)
+    if fault:
+        raise ValueError(f"divergence {name!r}: {fault}")
 
     def weight_and_value(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         d = l - u
         return torch.where(d == 0, 0.0, l.exp() * f_prime(d)), value(l, u)
 
+    _REGISTERED[key] = Divergence(
+        key, weight_and_value, None, strictly_convex=strictly_convex, saturates_above=True, saturates_below=True
+    )
+    return _REGISTERED[key]
+
+
+def _derivative_fault(f_prime: Callable[[Tensor], Tensor], strictly_convex: bool) -> str | None:
+    """Say what is wrong with f': its value at 1, its finiteness on [-42, 42], its increase on [-12, 12]; or None."""
+    at_one = float(f_prime(torch.zeros((), dtype=torch.float64)))
+    if not abs(at_one) < 1e-9:
+        return (
+            f"f'(1) = {at_one!r}, but the canonical form has f'(1) = 0; subtract f'(1) (X - 1) from f: it moves the "
+            "expected objective by a constant only"
+        )
+    if not bool(f_prime(torch.linspace(-42, 42, 337, dtype=torch.float64)).isfinite().all()):
+        return "f' is not finite on X = exp(d), d in [-42, 42]"
+    f_primes = f_prime(torch.linspace(-12, 12, 193, dtype=torch.float64))  # beyond, a bounded f' is flat to rounding
+    increases = f_primes.diff()
+    if bool((increases < -1e-12 * f_primes.abs().max().clamp(min=1.0)).any()):
+        return "f' decreases somewhere, so f is not convex"
+    if strictly_convex and not bool((increases > 0).all()):
+        return "f' is constant somewhere; register it with strictly_convex=False"
+    return None
+
+
+def _value_fault(f_prime: Callable[[Tensor], Tensor], value: LogSpaceFunction) -> str | None:
+    """Say by how much the derivative of `value` in l, by autograd on a grid, is not exp(l) f'(exp(l - u)); or None."""
     l, u = torch.meshgrid(
         torch.linspace(-3, 3, 13, dtype=torch.float64),
         torch.linspace(-4.1, 4.2, 11, dtype=torch.float64),
@@ -270,15 +284,11 @@ def register_divergence(
     )
     l = l.clone().requires_grad_()
     with torch.enable_grad():
-        (slope_of_value,) = torch.autograd.grad((value(l, u) + 0 * l).sum(), l)
-    expected, _ = weight_and_value(l.detach(), u)
-    if not torch.allclose(slope_of_value, expected, rtol=1e-6, atol=1e-9):
-        worst = float((slope_of_value - expected).abs().max())
-        raise ValueError(
-            f"divergence {name!r}: d value / d l differs from exp(l) f'(exp(l - u)) by up to {worst:.3g}; "
-            "value must be exp(u) f(exp(l - u)) up to a term without l"
-        )
-    _REGISTERED[key] = Divergence(
-        key, weight_and_value, None, strictly_convex=strictly_convex, saturates_above=True, saturates_below=True
+        (derivative,) = torch.autograd.grad((value(l, u) + 0 * l).sum(), l)  # 0 * l: for a value without l
+    expected = (l.exp() * f_prime(l - u)).detach()
+    if torch.allclose(derivative, expected, rtol=1e-6, atol=1e-9):
+        return None
+    return (
+        f"d value / d l differs from exp(l) f'(exp(l - u)) by up to {float((derivative - expected).abs().max()):.3g}; "
+        "value must be exp(u) f(exp(l - u)) up to a term without l"
     )
-    return _REGISTERED[key]

@@ -1,19 +1,21 @@
 """The loss straight from hidden states and LM head: the logits of a few hundred tokens at a time, never all of them.
 
-The gradient of the loss in each log-prob is known in closed form (`LADTerms.token_weight`), and the way of aggregating
-is linear. So forward computes the logits of a chunk, their log-probs, those weights, and from them at once what the
-chunk adds to the gradients of hidden states, weight and bias; backward only multiplies by the incoming gradient.
+The gradient of the loss in each log-prob is known in closed form, and an aggregate is linear in the losses. So the
+forward pass computes every gradient, and the backward pass only multiplies them by the incoming gradient. FSDP and
+ZeRO have gathered the weight in the forward pass, and nothing needs it after that.
 
-Where products are of a half type, the gradient of the weight would need a sum as large as the weight in float32, read
-and written once a chunk. There all log-probs come first, and then the gradients, by slices of the vocabulary: for one
-more product of hidden states and weight, a sum no larger than a slice. All within forward still, where FSDP and ZeRO
-have gathered the weight.
+_one_pass    computes logits, log-probs and gradients chunk by chunk
+_by_slices   computes all log-probs first, then the gradients, one slice of the vocabulary after the other
+
+`_by_slices` computes the logits twice. It serves a weight whose products are of a half type: `_one_pass` would need a
+sum in float32 as large as the weight, while a slice needs a sum as large as a slice.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +25,12 @@ from verl_lad.objective.diagnostics import Diagnostics
 from verl_lad.objective.loss import check_shapes, closed_form
 
 LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
-CHUNK_BYTES = 160e6
-"""Of the logits that exist at a time by default, in the type of the loss: large enough for the matrix products to run
-at their full rate, and a fraction of an LM head (263 tokens of Qwen2.5's 151,936 words in float32)."""
+CHUNK_BYTES = 100e6
+"""Least size of the logits that exist at a time by default: a fraction of an LM head, and enough for fast products."""
+CHUNK_MULTIPLE = 64
+"""Default chunks are a multiple of this many tokens, so that they fill the tiles of a GPU's matrix products."""
 VOCABULARY_SLICE = 2**13
-"""Rows of the weight whose gradient is computed at a time, where that is done by slices of the vocabulary."""
+"""Rows of the weight whose gradient `_by_slices` computes at a time."""
 
 
 def aggregation_weights(
@@ -37,7 +40,7 @@ def aggregation_weights(
     num_responses: int | Tensor | None = None,
     horizon: int | None = None,
 ) -> Tensor:
-    """The factor of each response's summed loss in the aggregate: loss = sum_b w_b sum_t loss[b, t].
+    """Return the factor of each response's summed loss in the aggregate: loss = sum_b w_b sum_t loss[b, t].
 
     Args:
         response_mask: (B, T) bool or 0/1.
@@ -71,12 +74,12 @@ def aggregation_weights(
 
 @dataclass(frozen=True)
 class LADLinearLoss:
-    """What `lad_linear_loss` returns.
+    """Hold the result of `lad_linear_loss`.
 
     Attributes:
         loss: scalar; carries the gradient.
         log_prob: (B, T) log pi_theta of the labels, 0 where masked; without gradient.
-        diagnostics: name -> (sum, count), on the device.
+        diagnostics: name -> (sum, count), as `lad_loss` returns them.
     """
 
     loss: Tensor
@@ -84,8 +87,33 @@ class LADLinearLoss:
     diagnostics: Diagnostics
 
 
-@dataclass(frozen=True)
-class _Head:
+class _Rows(NamedTuple):
+    """What a weight is computed from, and the factor of each token's loss in the aggregate; (R, L) each.
+
+    A row holds the tokens that share a weight: a response, or a single token for ratio="token".
+    """
+
+    log_prob: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    mask: Tensor
+    factors: Tensor
+
+    def grad_log_prob(self, config: LADConfig) -> Tensor:
+        """Return the gradient of the aggregate in each log-prob, (R * L,)."""
+        weight = closed_form(self.log_prob, self.old_log_prob, self.advantages, self.mask, config).weight
+        return (weight * self.factors).to(self.log_prob.dtype).flatten()
+
+
+class _Softmax(NamedTuple):
+    """Softmax exp / total of a chunk's logits, (n, V) / (n, 1), and the slope of the soft cap, (n, V), if any."""
+
+    exp: Tensor
+    total: Tensor
+    slope: Tensor | None
+
+
+class _Head(NamedTuple):
     """logits = softcap tanh((hidden @ weight.T + bias) / softcap) / temperature; weight (V, H), bias (V,) or None."""
 
     weight: Tensor
@@ -94,7 +122,7 @@ class _Head:
     temperature: float
 
     def logits(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(n, V) of (n, H) hidden states, in float32 or float64, and the derivative of the soft cap if there is one."""
+        """Return (n, V) logits of (n, H) hidden states in float32 or float64, and the slope of the soft cap if any."""
         logits = (hidden @ self.weight.t()).to(torch.promote_types(hidden.dtype, torch.float32))
         if self.bias is not None:
             logits += self.bias
@@ -107,144 +135,137 @@ class _Head:
             logits /= self.temperature
         return logits, slope
 
-    def grad_logits(self, hidden: Tensor, labels: Tensor, log_total: Tensor, grad_log_prob: Tensor) -> Tensor:
-        """(n, V) gradient before bias, soft cap and temperature, of some of the words.
 
-        Args:
-            hidden: (n, H).
-            labels: (n,), counted from the first of these words: below 0, or V and above, the label is another.
-            log_total: (n,) logarithm of the sum of exp(logits) over all words.
-            grad_log_prob: (n,) gradient of the log-prob of each label.
-        """
-        logits, slope = self.logits(hidden)
-        grad = (grad_log_prob / self.temperature).unsqueeze(-1)
-        grad_logits = logits.sub_(log_total.unsqueeze(-1)).exp_().mul_(-grad)
-        labels, last = labels.unsqueeze(-1), grad_logits.shape[-1] - 1
-        of_label = torch.where((labels >= 0) & (labels <= last), grad, 0.0)
-        grad_logits.scatter_add_(-1, labels.clamp(0, last), of_label)
-        return grad_logits if slope is None else grad_logits.mul_(slope)
+class _Batch(NamedTuple):
+    """All that the gradients are computed from. N = B * T; a chunk is given as (n,) indices of tokens.
 
-    def softmax(self, hidden: Tensor, labels: Tensor) -> "_Softmax":
-        """Of the logits of (n, H) hidden states, in float32 or float64."""
-        logits, slope = self.logits(hidden)
-        labels = labels.unsqueeze(-1)
-        picked, largest = logits.gather(-1, labels), logits.amax(-1, keepdim=True)
+    Attributes:
+        head: in the type of the products.
+        states: (N, H) hidden states in the same type.
+        labels: (N,), counted from the first word of `head`; one below 0 or from V on is not among its words.
+        tokens: indices of the tokens that count, ascending.
+        rows: (B, T) each; `softmax` writes rows.log_prob.
+        log_total: (N,) log of the sum of exp(logits); `softmax` writes it.
+    """
+
+    head: _Head
+    states: Tensor
+    labels: Tensor
+    tokens: Tensor
+    rows: _Rows
+    log_total: Tensor
+    chunk_size: int
+    config: LADConfig
+
+    def softmax(self, chunk: Tensor) -> _Softmax:
+        """Compute the softmax of a chunk, and write its log-probs."""
+        logits, slope = self.head.logits(self.states[chunk])
+        label_logits = logits.gather(-1, self.labels[chunk].unsqueeze(-1))
+        largest = logits.amax(-1, keepdim=True)
         exp = logits.sub_(largest).exp_()
         total = exp.sum(-1, keepdim=True)
         log = total.log()
-        log_prob = (picked - largest - log).squeeze(-1)
-        return _Softmax(log_prob, largest + log, labels, exp, total, slope, self.temperature)
+        self.rows.log_prob.view(-1)[chunk] = (label_logits - largest - log).squeeze(-1)
+        self.log_total[chunk] = (largest + log).squeeze(-1)
+        return _Softmax(exp, total, slope)
+
+    def write_log_probs(self, tokens: Tensor) -> None:
+        """Write the log-probs of any number of tokens, a chunk at a time."""
+        for chunk in tokens.split(self.chunk_size):
+            self.softmax(chunk)
+
+    def softmax_again(self, chunk: Tensor) -> _Softmax:
+        """Compute it once more, possibly of a slice of the words only."""
+        logits, slope = self.head.logits(self.states[chunk])
+        log_total = self.log_total[chunk].unsqueeze(-1)
+        return _Softmax(logits.sub_(log_total).exp_(), torch.ones_like(log_total), slope)
 
 
-@dataclass(frozen=True)
-class _Softmax:
-    """The softmax of a chunk, exp (n, V) / total (n, 1), and log_prob (n,) of its labels, which are (n, 1) here.
+class _Gradients(NamedTuple):
+    """Sums for the gradients of hidden states (N, H), weight (V, H) and bias (V,); None where none is needed."""
 
-    log_total: (n, 1) logarithm of the sum of exp(logits).
-    slope: (n, V) derivative of the soft cap, if there is one.
-    """
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
 
-    log_prob: Tensor
-    log_total: Tensor
-    labels: Tensor
-    exp: Tensor
-    total: Tensor
-    slope: Tensor | None
-    temperature: float
-
-    def grad_logits(self, grad_log_prob: Tensor) -> Tensor:
-        """(n, V) gradient before bias, soft cap and temperature, from that of log_prob, (n,). Uses `exp` up."""
-        grad = (grad_log_prob / self.temperature).unsqueeze(-1)
-        grad_logits = self.exp.mul_(-grad / self.total).scatter_add_(-1, self.labels, grad)
-        return grad_logits if self.slope is None else grad_logits.mul_(self.slope)
-
-
-class _Gradients:
-    """Those of hidden states (N, H), weight (V, H) and bias (V,), each None if it is not needed.
-
-    Args:
-        hidden: in the type of the products.
-        weight, bias: the parameters.
-        needed: whether hidden, weight and bias need a gradient.
-    """
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]):
-        of_hidden, of_weight, of_bias = needed
-        self._wide = torch.promote_types(hidden.dtype, torch.float32)
-        self.in_one_pass = _in_one_pass(hidden.dtype, of_weight)
-        self.hidden = torch.zeros_like(hidden, dtype=None if self.in_one_pass else self._wide) if of_hidden else None
-        self.weight = torch.zeros_like(weight, dtype=self._wide if self.in_one_pass else None) if of_weight else None
-        self.bias = torch.zeros_like(bias, dtype=self._wide) if bias is not None and of_bias else None
-
-    def add(self, head: _Head, tokens: Tensor, states: Tensor, grad_logits: Tensor) -> None:
-        """Adds one chunk, all words at once: indices (n,) of its tokens, their states (n, H), grad_logits (n, V)."""
-        self._add(head, tokens, states, grad_logits, slice(None), self.weight)
-
-    def _add(
-        self,
-        head: _Head,
-        tokens: Tensor,
-        states: Tensor,
-        grad_logits: Tensor,
-        words: slice,
-        sum_weight: Tensor | None,
-    ) -> None:
-        """As `add`, of those words, which are all that `head` has, and with the sum for the weight given."""
+    def add(self, batch: _Batch, chunk: Tensor, softmax: _Softmax, grad_log_prob: Tensor) -> None:
+        """Add what a chunk contributes; uses up `softmax`. grad_log_prob is (n,), the gradient of each log-prob."""
+        exp, total, slope = softmax
+        grad = (grad_log_prob / batch.head.temperature).unsqueeze(-1)
+        labels, last = batch.labels[chunk].unsqueeze(-1), exp.shape[-1] - 1
+        grad_label = torch.where((labels >= 0) & (labels <= last), grad, 0.0)
+        grad_logits = exp.mul_(-grad / total).scatter_add_(-1, labels.clamp(0, last), grad_label)
+        if slope is not None:
+            grad_logits.mul_(slope)
         if self.bias is not None:
-            self.bias[words] += grad_logits.sum(0)
+            self.bias.add_(grad_logits.sum(0))
+        states = batch.states[chunk]
         grad_logits = grad_logits.to(states.dtype)
         if self.hidden is not None:
-            self.hidden[tokens] += grad_logits @ head.weight
-        if sum_weight is None:
+            self.hidden[chunk] += grad_logits @ batch.head.weight
+        if self.weight is None:
             return
-        if sum_weight.dtype == states.dtype:
-            sum_weight.addmm_(grad_logits.t(), states)
+        if self.weight.dtype == states.dtype:  # no room for a product as large as the weight
+            self.weight.addmm_(grad_logits.t(), states)
         else:
-            sum_weight += grad_logits.t() @ states
-
-    def add_by_slices(
-        self,
-        head: _Head,
-        tokens: Tensor,
-        states: Tensor,
-        labels: Tensor,
-        log_total: Tensor,
-        grad_log_prob: Tensor,
-        elements: int,
-    ) -> None:
-        """Adds all tokens that count, slice by slice of the words; each sum is rounded to its type once.
-
-        Args:
-            head: of all words.
-            tokens: (n,) indices of those tokens.
-            states: (N, H), as all the others of every token, (N,).
-            labels, log_total, grad_log_prob: the latter the gradient of each log-prob.
-            elements: logits that exist at a time.
-        """
-        size = max(1, min(VOCABULARY_SLICE, elements, len(head.weight)))
-        for first in range(0, len(head.weight), size):
-            words = slice(first, first + size)
-            some = replace(head, weight=head.weight[words], bias=None if head.bias is None else head.bias[words])
-            sum_weight = torch.zeros_like(some.weight, dtype=self._wide) if self.weight is not None else None
-            for chunk in tokens.split(max(1, elements // size)):
-                of_chunk = states[chunk]
-                grad_logits = some.grad_logits(of_chunk, labels[chunk] - first, log_total[chunk], grad_log_prob[chunk])
-                self._add(some, chunk, of_chunk, grad_logits, words, sum_weight)
-            if sum_weight is not None and self.weight is not None:
-                self.weight[words] = sum_weight
-
-    def times(self, factor: Tensor) -> tuple[Tensor | None, ...]:
-        """All of them, times `factor`, in place."""
-        return tuple(None if x is None else x.mul_(factor) for x in (self.hidden, self.weight, self.bias))
+            self.weight.add_(grad_logits.t() @ states)
 
 
-def _in_one_pass(dtype: torch.dtype, of_weight: bool) -> bool:
-    """Whether sums in the products' own type are exact enough to stand where the gradients will be."""
-    return dtype == torch.promote_types(dtype, torch.float32) or not of_weight
+def _one_pass(batch: _Batch, gradients: _Gradients) -> None:
+    """Write all log-probs and add all gradients, with logits computed once, or twice for a row longer than a chunk."""
+    rows = batch.rows
+    if batch.config.ratio == "token":
+        rows = _Rows(*(matrix.reshape(-1, 1) for matrix in rows))
+    for first, stop, span in _spans(rows.mask.sum(-1), batch.chunk_size):
+        some_rows = _Rows(*(matrix[first:stop] for matrix in rows))
+        _add_rows(batch, gradients, some_rows, first * rows.mask.shape[1], batch.tokens[span])
+
+
+def _add_rows(batch: _Batch, gradients: _Gradients, rows: _Rows, offset: int, tokens: Tensor) -> None:
+    """Write log-probs and add gradients of `rows`: `offset` slots stand before them, `tokens` are those that count."""
+    if len(tokens) <= batch.chunk_size:
+        softmax = batch.softmax(tokens)
+        gradients.add(batch, tokens, softmax, rows.grad_log_prob(batch.config)[tokens - offset])
+        return
+    batch.write_log_probs(tokens)
+    grad_log_prob = rows.grad_log_prob(batch.config)
+    for chunk in tokens.split(batch.chunk_size):
+        gradients.add(batch, chunk, batch.softmax_again(chunk), grad_log_prob[chunk - offset])
+
+
+def _by_slices(batch: _Batch, gradients: _Gradients) -> None:
+    """Write all log-probs, then add all gradients, with logits computed twice and each sum rounded to its type once."""
+    batch.write_log_probs(batch.tokens)
+    grad_log_prob = batch.rows.grad_log_prob(batch.config)
+    for first in range(0, len(batch.head.weight), VOCABULARY_SLICE):
+        _add_words(batch, gradients, slice(first, first + VOCABULARY_SLICE), grad_log_prob)
+
+
+def _add_words(batch: _Batch, gradients: _Gradients, words: slice, grad_log_prob: Tensor) -> None:
+    """Add the gradients that pass through the logits of `words`, given the gradient of each log-prob, (N,)."""
+    weight, bias = batch.head.weight[words], batch.head.bias
+    part = batch._replace(
+        head=batch.head._replace(weight=weight, bias=None if bias is None else bias[words]),
+        labels=batch.labels - words.start,
+    )
+    sums = _Gradients(
+        hidden=gradients.hidden,
+        weight=None if gradients.weight is None else torch.zeros_like(weight, dtype=batch.log_total.dtype),
+        bias=None if gradients.bias is None else gradients.bias[words],
+    )
+    for chunk in batch.tokens.split(batch.chunk_size * len(batch.head.weight) // len(weight)):
+        sums.add(part, chunk, part.softmax_again(chunk), grad_log_prob[chunk])
+    if gradients.weight is not None and sums.weight is not None:
+        gradients.weight[words] = sums.weight
+
+
+def _sums_fit(dtype: torch.dtype, weight_needs_gradient: bool) -> bool:
+    """Say whether `_one_pass` can sum the gradients in `dtype`, the type of the products, without loss."""
+    return dtype == torch.promote_types(dtype, torch.float32) or not weight_needs_gradient
 
 
 class _LinearLoss(torch.autograd.Function):
-    """Forward: the loss as it is. Backward: the incoming gradient times gradients that are known already."""
+    """Return a loss whose gradients are given: backward multiplies them by the incoming gradient."""
 
     @staticmethod
     def forward(
@@ -253,15 +274,17 @@ class _LinearLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         loss: Tensor,
-        gradients: _Gradients | None,
+        gradients: _Gradients,
         unit: Tensor,
     ) -> Tensor:
+        """Keep the gradients, given in units of `unit`, and return `loss`."""
         ctx.gradients, ctx.unit, ctx.shape = gradients, unit, hidden.shape
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         return loss.view_as(loss)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients in place, hand them over, and forget them."""
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "lad_linear_loss has a closed-form first derivative only: backward with create_graph=True is not "
@@ -272,9 +295,11 @@ class _LinearLoss(torch.autograd.Function):
                 "lad_linear_loss supports one backward pass: its gradients, as large as the LM head, are scaled in "
                 "place and handed over; retain_graph=True does not keep them"
             )
-        gradients, ctx.gradients = ctx.gradients, None
-        sums = gradients.times(grad_output * ctx.unit)
-        hidden, weight, bias = (None if x is None else x.to(dtype) for x, dtype in zip(sums, ctx.dtypes, strict=True))
+        factor = grad_output * ctx.unit
+        hidden, weight, bias = (
+            None if x is None else x.mul_(factor).to(dtype) for x, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        )
+        ctx.gradients = None
         return None if hidden is None else hidden.view(ctx.shape), weight, bias, None, None, None
 
 
@@ -329,55 +354,54 @@ def lad_linear_loss(
             raise ValueError(f"{name}={value!r} is not allowed: greater than 0")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, lm_head_weight, bias)]
     wide = torch.promote_types(dtype, torch.float32)
-    chunk_size = chunk_size or max(1, int(CHUNK_BYTES / wide.itemsize / max(1, len(lm_head_weight))))
+    if chunk_size is None:
+        multiples = CHUNK_BYTES / (CHUNK_MULTIPLE * wide.itemsize * max(1, len(lm_head_weight)))
+        chunk_size = CHUNK_MULTIPLE * math.ceil(multiples)
+    leaves = (hidden, lm_head_weight, bias)
+    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in leaves]
     with torch.no_grad(), torch.autocast(device, enabled=False):
-        head = _Head(lm_head_weight.to(dtype), bias, softcap, temperature)
-        states, labels = hidden.to(dtype).flatten(0, 1), labels.flatten()
-        gradients = _Gradients(states, lm_head_weight, bias, needed) if any(needed) else None
-        in_one_pass = gradients is not None and gradients.in_one_pass
         mask = response_mask.bool()
         log_prob = torch.zeros(mask.shape, dtype=wide, device=hidden.device)
         # In units of the largest factor, so that the gradients of the logits are not too small for a half type.
-        response_weights = response_weights.to(log_prob.dtype)
+        response_weights = response_weights.to(wide)
         unit = response_weights.abs().max() if response_weights.numel() else response_weights.new_ones(())
         unit = torch.where(unit > 0, unit, 1.0)
         factors = (response_weights / unit).unsqueeze(-1).expand(mask.shape)
         if token_weights is not None:
             factors = torch.where(mask, factors * token_weights, 0.0)
-        old = log_prob if old_log_prob is None else old_log_prob
-        if advantages.dim() == 1:
-            advantages = advantages.unsqueeze(-1)
-        # What must be known as a whole before a weight is: a token at token level, otherwise a response.
-        columns = 1 if config.ratio == "token" else mask.shape[1]
-        matrices = (log_prob, old, advantages.expand(mask.shape), mask, factors)
-        rows = [matrix.reshape(-1, columns) for matrix in matrices]
-        every_log_prob, tokens = log_prob.view(-1), mask.flatten().nonzero().squeeze(-1)
-        every_log_total = torch.zeros_like(every_log_prob)
-        for first, stop, of_rows in _spans(rows[3].sum(-1), chunk_size):
-            chunks = tokens[of_rows].split(chunk_size)
-            for chunk in chunks:
-                softmax = head.softmax(states[chunk], labels[chunk])
-                every_log_prob[chunk] = softmax.log_prob
-                every_log_total[chunk] = softmax.log_total.squeeze(-1)
-                if len(chunks) > 1 or not in_one_pass:
-                    del softmax  # room for that of the next chunk
-            if gradients is None or not in_one_pass:
-                continue
-            policy, sampler, target, counts, factor = (matrix[first:stop] for matrix in rows)
-            grad_log_prob = (closed_form(policy, sampler, target, counts, config).weight * factor).flatten()
-            for chunk in chunks:
-                if len(chunks) > 1:
-                    softmax = head.softmax(states[chunk], labels[chunk])
-                gradients.add(head, chunk, states[chunk], softmax.grad_logits(grad_log_prob[chunk - first * columns]))
-                del softmax
-        matrix, token_weight, diagnostics = closed_form(log_prob, old, advantages, mask, config)
+        rows = _Rows(
+            log_prob=log_prob,
+            old_log_prob=log_prob if old_log_prob is None else old_log_prob,
+            advantages=(advantages.unsqueeze(-1) if advantages.dim() == 1 else advantages).expand(mask.shape),
+            mask=mask,
+            factors=factors,
+        )
+        states = hidden.to(dtype).flatten(0, 1)
+        batch = _Batch(
+            head=_Head(lm_head_weight.to(dtype), bias, softcap, temperature),
+            states=states,
+            labels=labels.flatten(),
+            tokens=mask.flatten().nonzero().squeeze(-1),
+            rows=rows,
+            log_total=torch.zeros_like(log_prob).flatten(),
+            chunk_size=chunk_size,
+            config=config,
+        )
+        one_pass = _sums_fit(dtype, needed[1])
+        sum_dtypes = (dtype, dtype, wide) if one_pass else (wide, lm_head_weight.dtype, wide)
+        sums = zip((states, lm_head_weight, bias), sum_dtypes, needed, strict=True)
+        gradients = _Gradients(
+            *(torch.zeros_like(x, dtype=d) if need and x is not None else None for x, d, need in sums)
+        )
+        if not any(needed):
+            batch.write_log_probs(batch.tokens)
+        elif one_pass:
+            _one_pass(batch, gradients)
+        else:
+            _by_slices(batch, gradients)
+        matrix, _, diagnostics = closed_form(*rows[:4], config)
         loss = (matrix * factors).sum() * unit
-        if gradients is not None and not in_one_pass:
-            grad_log_prob = (token_weight * factors).flatten()
-            elements = chunk_size * len(lm_head_weight)
-            gradients.add_by_slices(head, tokens, states, labels, every_log_total, grad_log_prob, elements)
     loss = _LinearLoss.apply(hidden, lm_head_weight, bias, loss, gradients, unit)
     return LADLinearLoss(loss, log_prob, diagnostics)
 
@@ -390,7 +414,7 @@ def _check(
     response_weights: Tensor,
     token_weights: Tensor | None,
 ) -> None:
-    """Raises ValueError unless the shapes fit."""
+    """Raise ValueError unless the shapes fit."""
     if hidden.dim() != 3 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f"hidden must be (B, T, H) and lm_head_weight (V, H), got {tuple(hidden.shape)} and {tuple(weight.shape)}"

@@ -1,4 +1,4 @@
-"""The loss straight from its formula, by autograd: documentation that runs, and the judge of the fast one.
+"""The loss straight from its formula, by autograd: documentation that runs, and what proves the fast loss.
 
 It overflows where exp(u) does, needs a few times the memory, and is meant for float64. Do not train with it.
 """
@@ -13,7 +13,7 @@ from verl_lad.objective.divergences import get_divergence
 def lad_loss_reference(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, config: LADConfig | None = None
 ) -> Tensor:
-    """exp(u) f(exp(l - u)) in each token, by autograd. Arguments and shapes as for `lad_loss`.
+    """Compute exp(u) f(exp(l - u)) in each token, by autograd. Arguments and shapes are those of `lad_loss`.
 
     Returns:
         (B, T) loss matrix, 0 where masked, in the type of log_prob. Its values are not centred: they exceed those of

@@ -17,8 +17,9 @@ from .without_gpu import import_openrlhf
 import_openrlhf()
 
 TESTS = Path(__file__).parents[2]
-PYTHONPATH = os.pathsep.join([str(TESTS), str(TESTS.parent), str(FRAMEWORKS), os.environ.get("PYTHONPATH", "")])
-"""For a process that a test starts."""
+GIVEN = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+PYTHONPATH = os.pathsep.join(filter(None, [*GIVEN, str(TESTS), str(TESTS.parent), str(FRAMEWORKS)]))
+"""For a process that a test starts. A patched OpenRLHF in PYTHONPATH (test_patch.py) comes before the installed one."""
 MODEL = ("--actor.model_name_or_path", "model")
 """No flag of OpenRLHF is required, but without a model its program ends in an error of its own."""
 PROGRAM = "openrlhf.cli.train_ppo_ray"

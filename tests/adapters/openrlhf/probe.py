@@ -1,4 +1,4 @@
-"""LADPolicyModelActor with a look inside. Ray's workers import this module, so it imports no pytest."""
+"""Policy workers with a look inside. Ray's workers import this module, so it imports no pytest."""
 
 import os
 from argparse import Namespace
@@ -6,14 +6,24 @@ from typing import Any
 
 import torch
 from deepspeed.utils import safe_get_full_grad
+from openrlhf.trainer.ray import ppo_actor
 from openrlhf.utils import get_strategy
 
-from verl_lad.adapters.openrlhf.actors import LADPolicyModelActor
+from verl_lad.adapters.openrlhf.actors import LADPolicyModelActor, undecorated
 from verl_lad.adapters.openrlhf.policy_loss import LADPolicyLoss
 
+_PolicyModelActor: Any = undecorated(ppo_actor.PolicyModelActor)
 
-class Probe(LADPolicyModelActor):
-    """The worker as OpenRLHF starts it, with methods that tell what it is and what it computes."""
+
+class Probing:
+    """Methods that tell what a worker is and what it computes."""
+
+    init_model_from_pretrained: Any
+    append: Any
+    fit: Any
+    strategy: Any
+    trainer: Any
+    actor: Any
 
     def start(self, args: Namespace) -> dict[str, Any]:
         """Makes the strategy and calls init_model_from_pretrained, as OpenRLHF's `train` does."""
@@ -52,3 +62,11 @@ class Probe(LADPolicyModelActor):
     def weights(self) -> dict[str, torch.Tensor]:
         """The model's weights now."""
         return {name: weight.detach() for name, weight in self.actor.model.module.named_parameters()}
+
+
+class Probe(Probing, LADPolicyModelActor):
+    """The worker that the launcher starts."""
+
+
+class PatchedProbe(Probing, _PolicyModelActor):
+    """The worker that a patched OpenRLHF starts by itself."""

@@ -83,13 +83,20 @@ def make_experience():
 
 
 @pytest.fixture(scope="module")
-def runs(cluster, model_path):
+def started():
+    """The worker's class, and how OpenRLHF's program gets its arguments: here, under the launcher."""
+    return Probe, openrlhf_arguments
+
+
+@pytest.fixture(scope="module")
+def runs(cluster, model_path, started):
     """For ppo and then lad, in one worker process: what it is, what fit returned, each pass, and the last weights."""
-    (worker,) = RayActorGroup(1, 1, ray.remote(num_gpus=1)(Probe), num_gpus_per_actor=1)._actor_handlers
+    probe, arguments = started
+    (worker,) = RayActorGroup(1, 1, ray.remote(num_gpus=1)(probe), num_gpus_per_actor=1)._actor_handlers
     results = {}
     for name, flags in {"ppo": PPO, "lad": (*LAD, "--actor.lad.eta", f"{ETA}")}.items():
         with pytest.MonkeyPatch.context() as patch:
-            args = openrlhf_arguments(patch, *flags, *NO_KL, *TRAINING)
+            args = arguments(patch, *flags, *NO_KL, *TRAINING)
         args.actor.model_name_or_path = str(model_path)
         results[name] = SimpleNamespace(
             what=ray.get(worker.start.remote(args), timeout=200),

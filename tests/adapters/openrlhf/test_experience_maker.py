@@ -13,6 +13,7 @@ from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 from verl_lad import LADConfig, group_advantages
 from verl_lad.adapters.openrlhf.arguments import OUTCOME_ESTIMATORS
 from verl_lad.adapters.openrlhf.experience_maker import LADExperienceMaker
+from verl_lad.objective.config import PARTITIONS
 
 from .test_arguments import ANCHORED, GROUP, LAD
 
@@ -104,13 +105,20 @@ def K(samples, reference=REFERENCE):
     )
 
 
-def test_anchored_advantages_are_the_objectives(parse):
-    args = parse(*ANCHORED)
+def anchored(scores, partition="none", reference=REFERENCE):
+    """(B,) the objective's advantages of s - eta K."""
+    config = LADConfig(eta=ETA, anchor="reference", partition=partition)
+    return group_advantages(scores - ETA * K(rollouts(), reference), GROUPS, config)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_anchored_advantages_are_the_objectives(partition, parse):
+    args = parse(*ANCHORED, "--actor.lad.partition", partition)
     ours, mask = advantages(LADExperienceMaker, args)
-    expected = group_advantages(
-        SCORES, GROUPS, LADConfig(eta=ETA, anchor="reference"), reference_log_ratio=K(rollouts())
-    )
+    expected = anchored(SCORES, partition)
     torch.testing.assert_close(ours, expected[:, None] * mask, rtol=1e-5, atol=1e-5)
+    if partition != "group":
+        return
     u = expected.double() / ETA
     for group in range(PROMPTS):
         assert float(u[group == GROUPS].exp().mean()) == pytest.approx(1, abs=1e-5)
@@ -132,8 +140,7 @@ def test_a_log_ratio_beyond_openrlhfs_limit_of_ten_a_token_counts_whole(parse):
     samples = rollouts()
     assert max((K([s], far) / s.action_mask.sum()).item() for s in samples) > 10
     ours, mask = advantages(LADExperienceMaker, parse(*ANCHORED), samples, far)
-    config = LADConfig(eta=ETA, anchor="reference")
-    expected = group_advantages(SCORES, GROUPS, config, reference_log_ratio=K(rollouts(), far))
+    expected = anchored(SCORES, reference=far)
     torch.testing.assert_close(ours, expected[:, None] * mask, rtol=1e-4, atol=1e-4)
 
 
@@ -145,21 +152,28 @@ def test_anchored_rewards_are_penalised_and_clipped_as_openrlhfs(parse):
     ours, mask = advantages(LADExperienceMaker, parse(*ANCHORED, *flags), samples)
     scores = SCORES.clone()
     scores[::3] = -30
-    config = LADConfig(eta=ETA, anchor="reference")
-    expected = group_advantages(scores.clamp(-2, 0.8), GROUPS, config, reference_log_ratio=K(rollouts()))
+    expected = anchored(scores.clamp(-2, 0.8))
     torch.testing.assert_close(ours, expected[:, None] * mask, rtol=1e-5, atol=1e-5)
 
 
-def test_a_response_without_tokens_spoils_nothing(parse):
-    samples = rollouts()
-    samples[5].action_mask.zero_()
-    ours, _ = advantages(LADExperienceMaker, parse(*ANCHORED), samples)
-    assert ours.isfinite().all()
-    assert not ours[5].any()
+@pytest.mark.parametrize("flags", [ANCHORED, GROUP, (*GROUP, "--actor.lad.partition", "balanced")])
+def test_a_response_without_tokens_does_not_count_in_its_group(flags, parse):
+    """Whatever its reward is (OpenRLHF's pull request 1239)."""
+    results = []
+    for reward in (0.0, 8.0):  # OpenRLHF limits a centred reward to 10, so that a larger one spoils its own estimate
+        samples = rollouts()
+        samples[5].action_mask.zero_()
+        samples[5].rewards = torch.tensor([reward])
+        ours, _ = advantages(LADExperienceMaker, parse(*flags), samples)
+        assert ours.isfinite().all()
+        assert not ours[5].any()
+        results.append(ours)
+    assert results[0].abs().max() > 0.01
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", OUTCOME_ESTIMATORS)
-def test_partition_shifts_the_estimators_advantages_so_that_each_groups_target_has_mass_one(estimator, parse):
+def test_partition_shifts_the_estimators_advantages_to_a_target_of_mass_one(estimator, parse):
     args = parse(*GROUP, "--actor.lad.eta", "0.5", "--algo.advantage.estimator", estimator)
     ours, mask = advantages(LADExperienceMaker, args)
     stock, _ = advantages(RemoteExperienceMaker, args)
@@ -167,6 +181,13 @@ def test_partition_shifts_the_estimators_advantages_so_that_each_groups_target_h
     for group in (group == GROUPS for group in range(PROMPTS)):
         expected = A[group] - 0.5 * (A[group] / 0.5).exp().mean().log()
         torch.testing.assert_close(ours[group], (expected[:, None] * mask[group]).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_balanced_is_the_objectives_shift_of_the_estimators_advantages(parse):
+    args = parse(*GROUP, "--actor.lad.partition", "balanced")
+    ours, mask = advantages(LADExperienceMaker, args)
+    expected = group_advantages(SCORES, GROUPS, LADConfig(partition="balanced"), norm_by_std=False)  # dr_grpo
+    torch.testing.assert_close(ours, expected[:, None] * mask, rtol=1e-5, atol=1e-6)
 
 
 def test_the_estimators_of_outcomes_give_all_tokens_of_a_response_one_advantage(parse):

@@ -1,5 +1,7 @@
 """LADPolicyLoss around OpenRLHF's real PolicyLoss, called as its trainer does."""
 
+import math
+
 import pytest
 import torch
 from openrlhf.models import PolicyLoss, aggregate_loss
@@ -73,7 +75,7 @@ def weights_of_openrlhf(batch, keywords):
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize(("ratio", "mode"), [(ratio, mode) for ratio, modes in AGGREGATIONS.items() for mode in modes])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_value_and_gradient_are_the_references_under_openrlhfs_correction_and_aggregation(
+def test_value_and_gradient_are_the_references_under_openrlhfs_own_functions(
     divergence, ratio, mode, correction, batch
 ):
     settings = LADConfig(eta=0.5, divergence=divergence, ratio=ratio)
@@ -154,6 +156,21 @@ def test_the_gradient_of_a_step_does_not_depend_on_its_split_into_micro_batches(
     torch.testing.assert_close(gradient([slice(0, 2), slice(2, 5)]), gradient([slice(0, 5)]), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("value", [-torch.inf, -1e4])
+def test_a_token_that_the_policy_makes_impossible_leaves_loss_and_gradient_finite(value, divergence, batch):
+    """As at the end of a run that breaks down (OpenRLHF's issue 1120)."""
+    log_probs = batch["log_probs"].detach().clone()
+    row, token = batch["action_mask"].nonzero()[0]
+    log_probs[row, token] = value
+    loss, *_ = make_loss(LADConfig(divergence=divergence))(
+        **(batch | {"log_probs": log_probs.requires_grad_()}), **BATCH_INFO
+    )
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float32])
 def test_masks_of_any_type_give_the_same(kind, batch):
     loss, *_ = make_loss(LADConfig())(**batch)
@@ -168,12 +185,12 @@ def test_nothing_that_is_given_is_changed(batch):
         torch.testing.assert_close(batch[name].detach(), x, rtol=0, atol=0, equal_nan=True)
 
 
-def test_diagnostics_are_finite_and_in_the_objectives_order(batch):
+def test_metrics_are_finite_and_in_the_objectives_order(batch):
     loss = make_loss(LADConfig())
     _, _, ppo_kl, *_ = loss(**batch)
-    assert loss.diagnostics.shape == (len(DIAGNOSTICS),)
-    assert loss.diagnostics.isfinite().all()
-    named = dict(zip(METRIC_NAMES, loss.diagnostics, strict=True))
+    named = loss.metrics()
+    assert tuple(named) == METRIC_NAMES
+    assert all(math.isfinite(value) for value in named.values())
     assert named["ppo_kl"] == ppo_kl
     assert named["lad/log_ratio_abs_max"] > 0.1
     assert set(METRIC_NAMES) == {"ppo_kl", *(f"lad/{name}" for name in DIAGNOSTICS if name != "ppo_kl")}

@@ -22,9 +22,10 @@ from .conftest import PYTHONPATH
 HERE = Path(__file__).parent
 TIME_LIMIT = 420
 STEPS = 3
-SETTINGS = LADConfig(eta=0.125, anchor="reference")
+SETTINGS = LADConfig(eta=0.125, partition="group", anchor="reference")
 FLAGS = (
     "--actor.policy_loss_type", "lad", "--actor.lad.eta", "0.125", "--actor.lad.anchor", "reference",
+    "--actor.lad.partition", "group",
     "--algo.kl.init_coef", "0.125", "--algo.advantage.estimator", "dr_grpo",
     "--algo.advantage.is_correction_level", "token", "--rollout.n_samples_per_prompt", "8",
     "--rollout.batch_size", "4", "--rollout.micro_batch_size", "16", "--rollout.max_new_tokens", "8",

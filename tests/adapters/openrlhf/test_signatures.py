@@ -101,7 +101,7 @@ def test_ray_keeps_the_class_that_it_decorates():
 
 
 @pytest.mark.parametrize("ours", [actors.LADPolicyModelActor, actors.LADPPOTrainer, actors.LADTrainingActor])
-def test_methods_that_call_super_are_overridden_since_ray_sends_inherited_ones_by_value(ours):
+def test_methods_that_call_super_are_overridden_since_ray_sends_others_by_value(ours):
     theirs = ours.__mro__[1]
     calling = [
         name for name, method in vars(theirs).items()

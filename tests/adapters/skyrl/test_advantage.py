@@ -8,6 +8,7 @@ from skyrl.backends.skyrl_train.utils import ppo_utils
 
 from verl_lad import LADConfig, group_advantages
 from verl_lad.adapters.skyrl.policy_loss import register
+from verl_lad.objective.config import PARTITIONS
 
 from .test_config import ANCHORED
 from .tiny_worker import MASK, B, config, trainer
@@ -53,8 +54,33 @@ def test_partition_group_gives_each_groups_target_mass_one():
         assert (advantages[prompt == INDEX, 0] / 0.25).exp().mean() == pytest.approx(1.0, rel=1e-5)
 
 
-def test_anchored_with_skyrls_kl_in_the_reward_it_is_the_objectives_anchor():
-    cfg = config(**ANCHORED)
+STEPS = [[0, 1], [2], [3, 4, 5]]
+"""The turns of each trajectory, as rows of MASK."""
+
+
+def test_step_by_step_all_turns_of_a_trajectory_have_its_advantage(monkeypatch):
+    """SkyRL's issue 1492, through its own compute_advantages_and_returns."""
+    cfg = config(**{"lad.partition": "group", "advantage_estimator": "lad"})
+    cfg.generator.step_wise_trajectories = True
+    rewards, scores = last_token_rewards()
+    data = TrainingInputBatch({"rewards": rewards, "response_mask": MASK, "loss_mask": MASK, "values": None})
+    data.metadata = {
+        "is_last_step": [row in (steps[-1] for steps in STEPS) for row in range(B)],
+        "uids": ["a", "a", "a", "b", "b", "b"],
+        "avg_response_length": 1.0,
+    }
+    skyrl = trainer(cfg)
+    skyrl.all_metrics = {}
+    advantages = skyrl.compute_advantages_and_returns(data)["advantages"]
+    last = torch.tensor([steps[-1] for steps in STEPS])
+    wanted = group_advantages(scores[last], ["a", "a", "b"], LADConfig(partition="group"))
+    for steps, value in zip(STEPS, wanted, strict=True):
+        torch.testing.assert_close(advantages[steps], value * MASK[steps], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_anchored_with_skyrls_kl_in_the_reward_it_is_the_objectives_anchor(partition):
+    cfg = config(**ANCHORED, **{"lad.partition": partition})
     rewards, scores = last_token_rewards()
     generator = torch.Generator().manual_seed(1)
     old, reference = (-torch.rand(MASK.shape, generator=generator) for _ in range(2))
@@ -67,7 +93,6 @@ def test_anchored_with_skyrls_kl_in_the_reward_it_is_the_objectives_anchor():
     skyrl.all_metrics = {}
     data = skyrl.apply_reward_kl_penalty(data)
     log_ratio = ((old - reference) * MASK).sum(-1)
-    wanted = group_advantages(
-        scores, INDEX.tolist(), LADConfig(anchor="reference"), reference_log_ratio=log_ratio
-    ).unsqueeze(-1)
+    settings = LADConfig(anchor="reference", partition=partition)
+    wanted = group_advantages(scores - settings.eta * log_ratio, INDEX.tolist(), settings).unsqueeze(-1)
     torch.testing.assert_close(estimate("lad", data["rewards"], cfg), wanted * MASK, rtol=1e-4, atol=1e-5)

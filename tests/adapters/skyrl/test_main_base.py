@@ -46,5 +46,5 @@ def test_skyrls_entrypoint_hands_over_and_bad_settings_end_before_ray_starts():
     )
     ended = [line.removeprefix("ENDED ") for line in done.stdout.splitlines() if line.startswith("ENDED ")]
     assert len(ended) == 2, done.stderr
-    assert ended[0].startswith("eta=-1 is not allowed")
+    assert ended[0].startswith("trainer.algorithm.lad.eta=-1 is not allowed")
     assert ended[1].startswith("before Ray: verl_lad.adapters.skyrl.policy_loss LADConfig(eta=0.5")

@@ -10,9 +10,9 @@ from skyrl.train.trainer import RayPPOTrainer
 
 from verl_lad import lad_loss_reference
 from verl_lad.adapters.skyrl.config import LOSS_REDUCTIONS
-from verl_lad.adapters.skyrl.policy_loss import METRIC_NAMES
+from verl_lad.adapters.skyrl.policy_loss import METRIC_NAMES, compute_policy_loss_lad
 
-from .tiny_worker import MASK, PROMPTS, B, batch, config, gradient
+from .tiny_worker import MASK, PROMPTS, B, batch, config, gradient, trainer
 
 DIVERGENCES = ["js", "hellinger", "tv", "kl", "rkl", "jeffreys", "alpha"]
 MODES = [(ratio, mode) for ratio, modes in LOSS_REDUCTIONS.items() for mode in modes]
@@ -87,6 +87,26 @@ def test_skyrls_sequence_mask_takes_responses_out():
 def test_skyrls_own_trainer_is_refused_since_it_scales_the_advantages():
     with pytest.raises(ValueError, match=r"verl_lad\.adapters\.skyrl\.main_base"):
         gradient(config(), batch(torch.Generator().manual_seed(0)), cls=RayPPOTrainer)
+
+
+def test_trajectories_that_are_masked_out_give_no_gradient_and_finite_metrics():
+    """As under SkyRL's filter of overlong responses: a micro-batch of them alone (its pull request 1817)."""
+    cfg = config()
+    tensors = batch(torch.Generator().manual_seed(5))
+    log_probs = torch.full_like(tensors["log_prob"], torch.nan).requires_grad_()
+    advantages = torch.stack([tensors["advantages"], torch.ones_like(tensors["advantages"])], dim=-1)
+    loss, metrics = compute_policy_loss_lad(
+        log_probs, tensors["action_log_probs"], advantages, cfg.trainer.algorithm, torch.zeros_like(MASK)
+    )
+    (got,) = torch.autograd.grad(loss, log_probs)
+    assert loss == 0
+    assert not got.any()
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_skyrl_computes_the_old_log_probs_although_it_has_those_of_the_rollout():
+    """It leaves them out for losses that do not use them (its issue 1692)."""
+    assert not trainer(config())._skip_policy_forward({"rollout_logprobs": torch.zeros(1)})
 
 
 def test_the_advantages_reach_the_loss_unscaled():

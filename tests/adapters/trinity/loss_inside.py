@@ -14,9 +14,12 @@ MASK = torch.arange(T) < torch.tensor(RESPONSE_LENGTHS).unsqueeze(-1)
 MASK[0, 2] = False  # as a tool's output within a response
 
 
-def validated(loss_agg_mode: str | None = None, **args) -> Config:
-    """A configuration that names the algorithm, loss_agg_mode and policy_loss_fn_args, after Trinity's validation."""
+def validated(loss_agg_mode: str | None = None, algorithm: dict | None = None, **args) -> Config:
+    """A configuration with policy_loss_fn_args, and more of the section algorithm, after Trinity's validation."""
     config = Config()
+    config.algorithm.repeat_times = 4
+    for key, value in (algorithm or {}).items():
+        setattr(config.algorithm, key, value)
     config.algorithm.algorithm_type = ALGORITHM
     config.algorithm.loss_agg_mode = loss_agg_mode
     config.algorithm.kl_loss_fn = "none"

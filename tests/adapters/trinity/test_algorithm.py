@@ -8,7 +8,7 @@ import torch
 from trinity.algorithm import ALGORITHM_TYPE, POLICY_LOSS_FN
 
 from verl_lad import LADConfig, lad_loss_reference
-from verl_lad.adapters.trinity.algorithm import LOSS_AGG_MODES, METRIC_NAMES, LADPolicyLossFn
+from verl_lad.adapters.trinity.algorithm import LOSS_AGG_MODES, METRIC_NAMES, STEP_WISE, LADPolicyLossFn
 
 from ..conftest import FRAMEWORKS
 from .loss_inside import ALGORITHM, MASK, T, batch, gradient, validated
@@ -67,6 +67,36 @@ def test_loss_agg_mode_reaches_the_loss_beside_given_settings():
 def test_contradictions_are_refused_by_name_with_the_configuration(loss_agg_mode, args, words):
     with pytest.raises(ValueError, match=words):
         validated(loss_agg_mode, **args)
+
+
+@pytest.mark.parametrize("advantage_fn", STEP_WISE)
+def test_the_ratio_of_a_response_is_refused_where_each_turn_is_an_experience(advantage_fn):
+    with pytest.raises(ValueError, match=rf"advantage_fn='{advantage_fn}' does not go with .*ratio='geometric'"):
+        validated("seq-mean-token-mean", algorithm={"advantage_fn": advantage_fn}, ratio="geometric")
+    assert validated(algorithm={"advantage_fn": advantage_fn}).algorithm.advantage_fn == advantage_fn
+
+
+def test_trinitys_filter_of_groups_without_signal_goes_with_lad():
+    args = {"std_threshold": 0.0, "duplicate_experiences": True}
+    assert validated(algorithm={"advantage_fn_args": args}).algorithm.advantage_fn_args == args
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "args", "words"),
+    [
+        ({"repeat_times": 1}, {}, ["algorithm.repeat_times=1", "one response a task"]),
+        ({"rollout_correction": {"rollout_is": "token"}}, {}, ["algorithm.rollout_correction", "no effect"]),
+        ({"entropy_loss_fn_args": {"entropy_coef": 0.1}}, {}, ["entropy_loss_fn_args.entropy_coef=0.1"]),
+        ({}, {"divergence": "tv"}, ["algorithm.policy_loss_fn_args.divergence='tv'"]),
+        ({}, {}, None),
+    ],
+)
+def test_warned_of(algorithm, args, words, caplog):
+    """Trinity's own default of repeat_times is 1, whatever its GRPO says, so that most runs need the warning."""
+    validated(**args, algorithm=algorithm)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("verl_lad")]
+    assert len(messages) == (words is not None)
+    assert all(word in message for message in messages for word in words), messages
 
 
 def test_another_loss_and_the_tinker_backend_are_refused():

@@ -130,7 +130,8 @@ def test_the_loss_is_verls_aggregate_of_the_loss_matrix(ratio, loss_agg_mode, of
     info = {**(batch["global"] if of_the_global_batch else {}), "loss_scale_factor": scale}
     given["config"].global_batch_info.update(info)
     loss, _ = compute_policy_loss_lad(**given)
-    matrix = lad_loss(batch["log_prob"], batch["old_log_prob"], batch["advantages"], batch["response_mask"], settings)[0]
+    names = ("log_prob", "old_log_prob", "advantages", "response_mask")
+    matrix, _ = lad_loss(*(batch[name] for name in names), settings)
     expected = agg_loss(matrix * weights, batch["response_mask"], loss_agg_mode, **info)
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=1e-14)
 

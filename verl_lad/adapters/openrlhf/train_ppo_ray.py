@@ -1,6 +1,6 @@
-"""`python -m verl_lad.adapters.openrlhf.train_ppo_ray ...`: openrlhf.cli.train_ppo_ray, with the policy loss lad.
+"""The launcher: `python -m verl_lad.adapters.openrlhf.train_ppo_ray` runs openrlhf.cli.train_ppo_ray with the loss lad.
 
-Takes OpenRLHF's arguments, and --actor.policy_loss_type lad with --actor.lad.*. Without that value it is OpenRLHF's
+It takes OpenRLHF's arguments, and --actor.policy_loss_type lad with --actor.lad.*. Without that value it is OpenRLHF's
 program, unchanged.
 """
 
@@ -14,7 +14,7 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor
 
-from verl_lad.adapters.openrlhf import NAME, TESTED_RELEASES
+from verl_lad.adapters.openrlhf import TESTED_RELEASES
 from verl_lad.adapters.openrlhf.actors import LADPolicyModelActor, LADPPOTrainer, LADPPOTrainerAsync
 from verl_lad.adapters.openrlhf.arguments import lad_arguments
 
@@ -32,22 +32,17 @@ PARAMETERS = (
     "is_correction_gating",
     "is_correction_threshold",
 )
-"""Of PolicyLoss in TESTED_RELEASES. They changed from 0.11.1 to 0.11.2, and with them what it computes and returns."""
+"""Parameters of PolicyLoss in TESTED_RELEASES. From 0.11.1 to 0.11.2 they changed, and its results with them."""
 
 
 def check_release() -> None:
-    """Refuses an OpenRLHF whose PolicyLoss is another than the one we were made for; warns of an untested release.
+    """Refuse an OpenRLHF whose PolicyLoss has other parameters, and warn of an untested release.
 
     Raises:
-        RuntimeError: saying what is installed and what is allowed.
+        RuntimeError: naming the installed release and the allowed ones.
     """
     installed = version("openrlhf")
     parameters = tuple(inspect.signature(PolicyLoss).parameters)
-    if NAME in parameters:
-        raise RuntimeError(
-            f"the installed OpenRLHF {installed} has the policy loss {NAME} itself, by our patch: run "
-            f"`python -m {PROGRAM}`, which takes the same flags, or `verl-lad patch revert` first"
-        )
     if parameters != PARAMETERS:
         raise RuntimeError(
             f"OpenRLHF {installed} is not supported: its PolicyLoss takes {', '.join(parameters)}; "
@@ -55,14 +50,14 @@ def check_release() -> None:
         )
     if installed not in TESTED_RELEASES:
         logger.warning(
-            "verl-lad: OpenRLHF %s is untested; tested: %s. Its PolicyLoss has the parameters that we know",
+            "verl-lad: OpenRLHF %s is untested; tested: %s. Its PolicyLoss has the same parameters",
             installed,
             ", ".join(TESTED_RELEASES),
         )
 
 
 def main() -> None:
-    """Puts our classes where OpenRLHF's program will take them from, and runs it."""
+    """Replace OpenRLHF's Ray actors by verl-lad's, and run its program."""
     check_release()
     ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(LADPolicyModelActor)
     ppo_trainer.PPOTrainer = ray.remote(LADPPOTrainer)

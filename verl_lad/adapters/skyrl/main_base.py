@@ -1,6 +1,7 @@
-"""SkyRL's main_base, skyrl/train/entrypoints/main_base.py, with LAD.
+"""SkyRL's main_base with LAD.
 
-python -m verl_lad.adapters.skyrl.main_base, or trainer.override_entrypoint=verl_lad.adapters.skyrl.main_base.
+Start it by `python -m verl_lad.adapters.skyrl.main_base`, or by SkyRL's own main_base with
+trainer.override_entrypoint=verl_lad.adapters.skyrl.main_base.
 """
 
 import sys
@@ -22,18 +23,18 @@ class LADExp(BasePPOExp):
     """SkyRL's experiment with LADTrainer."""
 
     def get_trainer(self, **parts: Any) -> LADTrainer:
-        """As the parent's, of which SkyRL calls it by keyword."""
+        """Make the trainer; SkyRL calls this with keywords."""
         return LADTrainer(**parts)
 
 
 @ray.remote(num_cpus=1)
 def skyrl_entrypoint(cfg: LADSkyRLTrainConfig) -> None:
-    """The training loop, in a Ray task as SkyRL runs it."""
+    """Run the training loop, in a Ray task as SkyRL does."""
     LADExp(cfg).run()
 
 
 def main() -> None:
-    """Checks the command line, before Ray starts, and trains."""
+    """Check the command line before Ray starts, and train."""
     cfg = LADSkyRLTrainConfig.from_cli_overrides([arg for arg in sys.argv[1:] if not arg.startswith(OVERRIDE)])
     register()
     validate_cfg(cfg)

@@ -1,11 +1,10 @@
 """The policy loss and the advantage estimator `lad`, and their names in SkyRL's registries.
 
-SkyRL pickles what is registered, by name, into a named Ray actor from which every worker takes it: verl-lad has to be
+SkyRL pickles registered functions by name into a Ray actor, from which every worker takes them. So verl-lad must be
 installed on every node.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from skyrl.backends.skyrl_train.utils.ppo_utils import AdvantageEstimatorRegistr
 from torch import Tensor
 
 from verl_lad.adapters.skyrl.config import LADAlgorithmConfig
-from verl_lad.objective import DIAGNOSTICS, group_advantages, lad_diagnostics, lad_terms
+from verl_lad.objective import DIAGNOSTICS, diagnostic_means, group_advantages, lad_loss
 
 METRIC_NAMES = tuple(f"lad/{name}" for name in DIAGNOSTICS)
-"""As SkyRL gets them; it puts policy/loss_metrics/ in front."""
+"""Names of the metrics as SkyRL gets them. It puts policy/loss_metrics/ in front."""
 
 
 def compute_policy_loss_lad(
@@ -28,13 +27,13 @@ def compute_policy_loss_lad(
     loss_mask: Tensor,
     rollout_logprobs: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """LAD under SkyRL's contract of a policy loss (called at skyrl/backends/skyrl_train/workers/worker.py).
+    """Compute LAD's loss of a micro-batch under SkyRL's contract of a policy loss.
 
     Args:
         log_probs: (B, T) of the policy in training; the only input that gets a gradient.
         old_log_probs: (B, T) of the policy before the update.
-        advantages: (B, T, 2), A and the token's weight in loss_reduction, from LADTrainer; (B, T) in micro-batches that
-            are padding alone.
+        advantages: (B, T, 2), A and the token's weight in loss_reduction, from LADTrainer. (B, T) in micro-batches that
+            hold nothing but padding.
         config: the section trainer.algorithm.
         loss_mask: (B, T) 0/1.
         rollout_logprobs: (B, T) of the inference engine, for SkyRL's off_policy_correction.
@@ -55,17 +54,16 @@ def compute_policy_loss_lad(
             )
         advantages = torch.stack([advantages, torch.zeros_like(advantages)], dim=-1)
     advantages, weights = advantages.unbind(dim=-1)
-    terms = lad_terms(log_probs, old_log_probs, advantages, mask, config.lad)
+    loss_matrix, diagnostics = lad_loss(log_probs, old_log_probs, advantages, mask, config.lad)
     loss, kept, metrics = apply_off_policy_correction(
-        terms.loss,
-        torch.where(mask, old_log_probs, 0.0),  # SkyRL multiplies by the mask, which does not stop NaN
+        loss_matrix,
+        torch.where(mask, old_log_probs, 0.0),  # SkyRL multiplies by the mask, and 0 * NaN is NaN
         None if rollout_logprobs is None else torch.where(mask, rollout_logprobs, 0.0),
         loss_mask,
         config.off_policy_correction,
     )
     loss = reduce_loss(loss * torch.where(mask, weights, 0.0), kept)
-    values = lad_diagnostics(terms, config.lad).tolist()
-    return loss, {**dict(zip(METRIC_NAMES, values, strict=True)), **metrics}
+    return loss, {**dict(zip(METRIC_NAMES, diagnostic_means(diagnostics).values(), strict=True)), **metrics}
 
 
 def compute_lad_outcome_advantage(
@@ -76,32 +74,27 @@ def compute_lad_outcome_advantage(
     grpo_norm_by_std: bool = True,
     **unused: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Group-relative outcome advantages under SkyRL's contract of an estimator: its grpo, and partition and anchor.
-
-    With anchor="reference" the rewards arrive as s - eta K, by SkyRL's KL in the reward.
+    """Compute outcome advantages under SkyRL's contract of an estimator: its grpo, with LAD's partition and anchor.
 
     Args:
-        token_level_rewards: (B, T).
+        token_level_rewards: (B, T). With anchor="reference" SkyRL's KL in the reward has made their sums s - eta K.
         response_mask: (B, T).
         index: (B,) equal for the responses to one prompt.
         config: the section trainer.algorithm.
         grpo_norm_by_std: divide by the group's standard deviation.
-        unused: what SkyRL hands to every estimator and this one does not need.
+        unused: further arguments that SkyRL hands to every estimator.
 
     Returns:
-        (B, T) advantages, 0 where masked, twice: SkyRL wants returns as well.
+        (B, T) advantages, 0 where masked, twice: as the advantages and as the returns.
     """
-    settings = config.lad
-    if settings.anchor == "reference":
-        settings = replace(settings, anchor="old", partition="group")
     scores = token_level_rewards.sum(dim=-1)
-    advantages = group_advantages(scores, list(index), settings, norm_by_std=grpo_norm_by_std)
+    advantages = group_advantages(scores, index, config.lad, norm_by_std=grpo_norm_by_std)
     advantages = advantages.unsqueeze(-1) * response_mask
     return advantages, advantages
 
 
 def register() -> None:
-    """Registers both under `lad`: in this process, and for all workers once SkyRL has started Ray.
+    """Register both under `lad`, in this process, and in all workers once SkyRL has started Ray.
 
     Raises:
         ValueError: if the name is taken.

@@ -6,9 +6,10 @@ from skyrl.train.trainer import RayPPOTrainer
 
 
 class LADTrainer(RayPPOTrainer):
-    """SkyRL multiplies each advantage by its token's weight in loss_reduction, and sums the losses.
+    """SkyRL's trainer, which differs in that the advantages stay as they are.
 
-    That is right for losses linear in A. LAD has exp(A / eta), so here A stays, and the weight goes along with it.
+    SkyRL multiplies each advantage by its token's weight in loss_reduction, and sums the losses. That is right for
+    losses linear in A. LAD has exp(A / eta), so here A keeps its value, and the weight goes along with it.
     """
 
     def _normalize_advantages(

@@ -15,7 +15,6 @@ from verl_lad.adapters.trl.fused import add_lad_head
 from verl_lad.objective import Diagnostics, diagnostic_means, group_advantages, lad_loss
 
 logger = logging.getLogger(__name__)
-
 TRIED_TRL = "1.16.0"
 
 FORWARD_KEYS = (
