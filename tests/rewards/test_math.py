@@ -123,15 +123,15 @@ def test_garbage_of_100_kb_is_wrong_at_once(garbage):
 
 
 def test_a_hostile_answer_ends_in_time_is_counted_and_logged_and_the_next_one_is_graded(caplog):
-    judge = equivalence.Judge(workers=1)
+    judge = equivalence.MathVerifyWorkers(workers=1)
     start = time.monotonic()
     assert not judge.same("9^{9^{9^{9}}}", "\\pi", 0.5)
     assert time.monotonic() - start < 60
-    assert judge.ended == 1
+    assert judge.killed == 1
     assert "math-verify exceeded 0.5 CPU seconds" in caplog.text
     assert "9^{9^{9^{9}}}" in caplog.text
     assert judge.same("\\pi+\\pi", "2\\pi", 5.0)
-    assert judge.ended == 1
+    assert judge.killed == 1
 
 
 def test_threads_at_once_get_each_its_own_score():
@@ -143,7 +143,7 @@ def test_threads_at_once_get_each_its_own_score():
 
 def test_no_worker_outlives_its_trainer():
     script = (
-        "from verl_lad.rewards.equivalence import Judge\njudge = Judge(1)\n"
+        "from verl_lad.rewards.equivalence import MathVerifyWorkers\njudge = MathVerifyWorkers(1)\n"
         "assert judge.same('1/2', '0.5', 5.0)\nprint('x', flush=True)\njudge.same('9^{9^{9^{9}}}', '1.5', 1.0)"
     )
     trainer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
