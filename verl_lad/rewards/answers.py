@@ -2,11 +2,12 @@ r"""Compare two answers in LaTeX or plain text: the whole of one with the whole 
 
 `same` asks, in this order:
 
-1. Text: are both the same but for white space, delimiters, sizes, fonts and emphasis? Words are compared in no other way.
+1. Text: are both the same but for white space, delimiters, sizes, fonts and emphasis? Words are compared in no other
+   way.
 2. Numbers: are both the same exact value? A base is a part of a number: 52_8 is neither 52 nor 52_9.
-3. Structure: lists, sets, tuples, intervals, unions, matrices, equations and inequalities are compared part by part. Lists
-   without brackets and sets have no order; \pm makes two elements. "x=5" is 5, and it is not "y=5". A unit counts where
-   both answers have one.
+3. Structure: lists, sets, tuples, intervals, unions, matrices, equations and inequalities are compared part by part.
+   Lists without brackets and sets have no order; \pm makes two elements. "x=5" is 5, and it is not "y=5". A unit counts
+   where both answers have one.
 4. Formulas: two formulas that are left go to a callback, which asks math-verify (formulas.py).
 """
 
@@ -14,9 +15,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from verl_lad.rewards.notation import GREEK, canonical, closing, number
+from verl_lad.rewards.notation import GREEK, NO_UNITS, canonical, closing, number
 
-# Decides whether a formula of the answer is "equal" to one of the truth, "proportional" to it, or a "positive multiple".
+# Decides whether a formula of the answer is "equal" to one of the truth, "proportional" to it or a "positive multiple".
 Decide = Callable[[str, str, str], bool]
 
 TOKEN = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
@@ -107,8 +108,7 @@ def without_name(text: str) -> str:
 
 def without_unit(text: str) -> str:
     """Remove a unit, a percent sign and degrees from an answer in canonical form."""
-    match = UNIT.fullmatch(text)
-    return (match[1] if match else text).removesuffix("%").removesuffix(r"^\circ")
+    return _value_and_unit(text)[0].removesuffix("%").removesuffix(r"^\circ")
 
 
 def _same(answer: str, truth: str, decide: Decide) -> bool:
@@ -125,24 +125,21 @@ def _same(answer: str, truth: str, decide: Decide) -> bool:
             return True
         if "," not in answer and "," not in truth:
             return False
-    # "100,200" is a number or a list.
-    elements = _elements(answer), _elements(truth)
-    if elements[0] is not None or elements[1] is not None:
-        return _same_elements(elements[0] or Elements("", [answer]), elements[1] or Elements("", [truth]), decide)
-    unions = _split(answer, (r"\cup",))[0], _split(truth, (r"\cup",))[0]
-    if len(unions[0]) > 1 or len(unions[1]) > 1:
-        return _same_in_any_order(unions[0], unions[1], decide)
+        # "100,200" is a number or a list.
     relations = _relation(answer), _relation(truth)
     if relations[0] is not None or relations[1] is not None:
         return _same_relations(answer, truth, relations[0], relations[1], decide)
+    if _is_union(answer) or _is_union(truth):
+        return _same_in_any_order(_parts_of_union(answer), _parts_of_union(truth), decide)
+    elements = _elements(answer), _elements(truth)
+    if elements[0] is not None or elements[1] is not None:
+        return _same_elements(elements[0] or Elements("", [answer]), elements[1] or Elements("", [truth]), decide)
     matrices = MATRIX.fullmatch(answer), MATRIX.fullmatch(truth)
     if matrices[0] and matrices[1]:
         return _same_matrices(matrices[0][2], matrices[1][2], decide)
-    units = UNIT.fullmatch(answer), UNIT.fullmatch(truth)
-    if units[0] or units[1]:
-        if units[0] and units[1] and _unit(units[0][2]) != _unit(units[1][2]):
-            return False
-        return _same(units[0][1] if units[0] else answer, units[1][1] if units[1] else truth, decide)
+    (answer_value, unit), (true_value, true_unit) = _value_and_unit(answer), _value_and_unit(truth)
+    if unit or true_unit:
+        return (not unit or not true_unit or unit == true_unit) and _same(answer_value, true_value, decide)
     return decide("equal", answer, truth)
 
 
@@ -239,7 +236,20 @@ def _same_matrices(answer: str, truth: str, decide: Decide) -> bool:
     )
 
 
+def _is_union(text: str) -> bool:
+    return len(_split(text, (r"\cup",))[0]) > 1
+
+
+def _parts_of_union(text: str) -> list[str]:
+    """Split a union; "x<2 or x>3" is one, too."""
+    parts = _split(text, (",", ";"))[0]
+    return parts if all(map(_relation, parts)) else _split(text, (r"\cup",))[0]
+
+
 def _relation(text: str) -> Relation | None:
+    """Read a relation; None if the text is something else, or a list."""
+    if len(_split(text, (",", ";"))[0]) > 1:
+        return None
     parts, signs = _split(text, RELATIONS)
     if signs and parts[0] == "" and signs[0] == r"\approx":
         parts, signs = parts[1:], signs[1:]
@@ -311,9 +321,12 @@ def _says(said: Relation, truth: str, decide: Decide) -> bool:
     return any(true) and all(is_true or NAMES.fullmatch(part) for is_true, part in zip(true, said.parts, strict=True))
 
 
-def _unit(text: str) -> str:
-    """Write a unit such that "square inches" and "inches^2" become the same text."""
-    words = re.findall(r"[a-z]+|\d+", TEXT.sub(r"\1 ", text).lower())
+def _value_and_unit(text: str) -> tuple[str, str]:
+    """Split a unit off; "square inches" and "inches^2" are one. Words that change the value are none."""
+    match = UNIT.fullmatch(text)
+    words = re.findall(r"[a-z]+|\d+", TEXT.sub(r"\1 ", match[2]).lower()) if match else []
+    if match is None or not NO_UNITS.isdisjoint(words):
+        return text, ""
     words = [SAME_UNIT.get(word, word) for word in (word.rstrip("s") or word for word in words)]
-    power = {"square": "2", "cubic": "3"}.get(words[0], "") if words else ""
-    return " ".join([*words[1:], power] if power else words)
+    power = {"square": "2", "cubic": "3"}.get(words[0]) if words else None
+    return match[1], " ".join([*words[1:], power] if power else words)

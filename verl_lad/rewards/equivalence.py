@@ -1,9 +1,9 @@
-"""Compare answers in processes of their own, where math-verify (https://github.com/huggingface/Math-Verify) may be killed.
+"""Compare answers in processes of their own, which may be killed.
 
-math-verify interrupts itself by signals, which work in a main thread only, and verl scores in other threads. sympy can
-take for ever, or all memory, on a hostile answer. So both run in worker processes, which start when first needed (about a
-second) and have neither torch nor Ray. The kernel ends a worker that exceeds its limits, whether or not the trainer still
-lives. A worker without a trainer ends when its input does.
+math-verify (https://github.com/huggingface/Math-Verify) interrupts itself by signals, which work in a main thread only,
+and verl scores in other threads. sympy can take for ever, or all memory, on a hostile answer. So both run in worker
+processes, which start when first needed (about a second) and have neither torch nor Ray. The kernel ends a worker that
+exceeds its limits, whether or not the trainer still lives. A worker without a trainer ends when its input does.
 """
 
 import importlib.util

@@ -1,9 +1,11 @@
 r"""Decide about two formulas by math-verify and its parser (https://github.com/huggingface/Math-Verify).
 
-Three things of theirs must not decide, and are kept from them. Their parser drops the case of letters, primes and a
-number's subscript: so each name gets a number before, and what they cannot read is not read. Their comparison of decimals
-rounds to six places: so decimals become fractions. And what is not zero to fifteen digits is zero to them: so they get
-400 digits.
+Three habits of theirs must not decide:
+
+- The parser drops the case of letters, primes, and the subscript of a number. So each name becomes a numbered one, and
+  a formula with anything that is not known here is not read.
+- The comparison of decimals rounds to six places. So decimals become fractions.
+- The comparison of formulas takes what is small for zero. So it gets 400 digits.
 
 Import it in a process that may be killed alone: sympy can take for ever (equivalence.py).
 """
@@ -81,7 +83,7 @@ def _parse(formula: str, names: dict[str, int]) -> sympy.Expr | None:
 
 
 def _latex(formula: str, names: dict[str, int]) -> str | None:
-    """Write a formula for the parser, with {x_{1}}, {x_{2}}, ... for names; None if it has a part that is not known here."""
+    """Write a formula for the parser, with {x_{1}}, {x_{2}}, ... for names; None if a part is not known here."""
     parts, end = [], 0
     for token in TOKEN.finditer(formula):
         text = token[0]
@@ -91,7 +93,7 @@ def _latex(formula: str, names: dict[str, int]) -> str | None:
         if token["number"]:
             parts.append(_fraction(text))
         elif token["name"] and text not in ("e", "i"):
-            parts.append("{x_{%d}}" % names.setdefault(text.replace(" ", ""), len(names) + 1))
+            parts.append(f"{{x_{{{names.setdefault(text.replace(' ', ''), len(names) + 1)}}}}}")
         else:
             parts.append(r"\cdot " if text == "*" else text)
     return "".join(parts) if end == len(formula) else None
@@ -107,4 +109,4 @@ def _fraction(number: str) -> str:
         return whole
     if power > 0:
         return f"({whole}{decimals}{'0' * power})"
-    return r"(\frac{%s}{1%s})" % ((whole + decimals).lstrip("0") or "0", "0" * -power)
+    return rf"(\frac{{{(whole + decimals).lstrip('0') or '0'}}}{{1{'0' * -power}}})"

@@ -1,7 +1,7 @@
 r"""Reward an answer to a mathematics problem: 1.0 if it is right, else 0.0.
 
-The answer is the last complete \boxed{...} or the last line "Answer: ..." of the response, whichever comes last. The whole
-answer is compared with the whole truth, by the first of these that decides (answers.py):
+The answer is the last complete \boxed{...} or the last line "Answer: ..." of the response, whichever comes last. The
+whole answer is compared with the whole truth, by the first of these that decides (answers.py):
 
 1. text, but for white space and decoration;
 2. exact values of numbers in any notation, with a base as a part of the number;
@@ -13,14 +13,14 @@ answer is compared with the whole truth, by the first of these that decides (ans
 | math_dapo, aime24, aime25 | 1, 2, 4 | 1, 2, 3 | verl's math_dapo |
 | math500, amc, olympiadbench, minerva | 1, 2, 3 | 1, 2, 3 | math-verify |
 
-Where the rule is stricter than the evaluator that it agrees with:
+Where the rule differs from the evaluator that it agrees with:
 
-- DAPO's normalisation glues a list of integers; here 1,2345 is not 12345. It is no more lenient than DAPO's but for leading
-  zeros, a plus, zero decimals and other notations of the same number (2).
-- math-verify rounds decimals to six places, drops the base of a number and the case of letters, and removes letters that
-  look like units. None of these decides here.
-- Qwen2.5-Math's evaluator takes numbers within a relative 1e-4, OlympiadBench's within the row's "error". Here numbers are
-  exact: round as the truth is rounded.
+- verl's math_dapo glues a list of integers; here 1,2345 is not 12345. It compares text; here 034, 34.0 and \frac{68}{2}
+  are 34.
+- math-verify rounds decimals to six places, drops the base of a number and the case of letters, and removes letters
+  that look like units. None of these decides here.
+- Qwen2.5-Math's evaluator takes numbers within a relative 1e-4, OlympiadBench's within a row's "error". Here numbers
+  are exact: an answer must be rounded as the truth is.
 """
 
 import re
@@ -130,9 +130,9 @@ def extract_answer(response: str) -> str:
 
     Returns:
         What is in the last complete \boxed{...} or on the last answer line of what follows the last </think>, whichever
-        comes last; "" without either, or if it is longer than MAX_ANSWER. An answer line begins with "Answer:", "**Final
-        answer**:" or the like; if nothing follows on it, the next line or display counts. Without a box and such a
-        line, "Answer:" within a line counts.
+        comes last; "" without either, or if it is longer than MAX_ANSWER. An answer line begins with "Answer:",
+        "**Final answer**:" or the like; if nothing follows on it, the next line or display counts. Without a box and
+        such a line, "Answer:" within a line counts.
     """
     text = response.rpartition("</think>")[2]
     box_start, box = _last_box(text)

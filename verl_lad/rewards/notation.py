@@ -9,24 +9,27 @@ GREEK = (
     r"alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|upsilon|"
     r"phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega"
 )
+ACCENTS = "dot|ddot|hat|bar|tilde|vec|overline"
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
 
 CHARACTERS = str.maketrans(
     {
-        **dict.fromkeys("\u2212\u2013\u2010\u2011\ufe63\uff0d", "-"), **dict.fromkeys("\u00a0\u2009\u202f\n\t\r", " "),
-        **dict.fromkeys("\u2032\u2019", "'"), "\uff0c": ",", "\u3001": ",", "\u3002": ".", "\u00f7": "/", "\u00d7": r"\times ",
-        "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"^\circ ",
-        "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u00b1": r"\pm ", "\u2208": r"\in ", "\u222a": r"\cup ",
-        "\u2248": r"\approx ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ", "\u00b2": "^2", "\u00b3": "^3",
+        **dict.fromkeys("\u2212\u2013\u2010\u2011\ufe63\uff0d", "-"),
+        **dict.fromkeys("\u00a0\u2009\u202f\n\t\r", " "), **dict.fromkeys("\u2032\u2019", "'"), "\uff0c": ",",
+        "\u3001": ",", "\u3002": ".", "\u00f7": "/", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
+        "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"^\circ ", "\u2264": r"\le ", "\u2265": r"\ge ",
+        "\u2260": r"\ne ", "\u00b1": r"\pm ", "\u2208": r"\in ", "\u222a": r"\cup ", "\u2248": r"\approx ",
+        "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ", "\u00b2": "^2", "\u00b3": "^3",
     }
 )  # fmt: skip
 SYNONYMS = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "tbinom": r"\binom", "leq": r"\le",
-    "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne", "lt": "<", "gt": ">", "times": "*", "cdot": "*",
-    "ast": "*", "div": "/", "lbrace": r"\{", "rbrace": r"\}", "langle": "(", "rangle": ")", "lbrack": "[", "rbrack": "]",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "degree": r"^\circ", "lor": ",", "land": ",", "percent": "%",
-    "left": "", "right": "", "middle": "", "big": "", "Big": "", "bigg": "", "Bigg": "", "bigl": "", "bigr": "", "Bigl": "",
-    "Bigr": "", "displaystyle": "", "textstyle": "", "limits": "", "rm": "", "bf": "", "quad": " ", "qquad": " ",
+    "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne", "lt": "<", "gt": ">", "times": "*",
+    "cdot": "*", "ast": "*", "div": "/", "lbrace": r"\{", "rbrace": r"\}", "langle": "(", "rangle": ")",
+    "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "degree": r"^\circ",
+    "lor": ",", "land": ",", "percent": "%", "left": "", "right": "", "middle": "", "big": "", "Big": "", "bigg": "",
+    "Bigg": "", "bigl": "", "bigr": "", "Bigl": "", "Bigr": "", "displaystyle": "", "textstyle": "", "limits": "",
+    "rm": "", "bf": "", "quad": " ", "qquad": " ",
 }  # fmt: skip
 COMMAND = re.compile(r"\\([A-Za-z]+)")
 THOUSANDS_MARK = re.compile(r"\{,\}|,\s*\\!\s*")
@@ -54,11 +57,12 @@ PRIMES = re.compile(r"'+|\^\s*\{?\s*\\prime(?:\s*\\prime)*\s*\}?")
 SHORT_UNITS = "mm|cm|km|in|ft|yd|kg|lb|lbs|oz|sec|min|hr|hrs|day|way|ways|men|cup|box|mph|rad|deg|sq|cu"
 PLAIN_UNIT = re.compile(rf"(?<=[\d)}}])\s+((?:[A-Za-z]{{4,}}|{SHORT_UNITS})(?:\s+[A-Za-z]+)*)(\s*\^\s*\{{?[23]\}}?)?$")
 # Words that change the number before them.
-NO_UNITS = frozenset(
-    "or and plus minus times over squared cubed factorial choose base in octal binary decimal hundred thousand million billion "
-    "trillion dozen half halves third thirds quarter quarters tenth tenths hundredth hundredths thousandths percent not to "
-    "negative modulo mod degreesc".split()
-)
+NO_UNITS = {
+    "or", "and", "plus", "minus", "times", "over", "squared", "cubed", "factorial", "choose", "base", "octal",
+    "binary", "decimal", "hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "halves", "third",
+    "thirds", "quarter", "quarters", "tenth", "tenths", "hundredth", "hundredths", "thousandths", "percent", "not",
+    "to", "negative", "modulo",
+}  # fmt: skip
 
 DIGITS = r"\d{1,3}(?:\{,\}\d{3})+|\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+"
 DECIMAL = re.compile(
@@ -103,8 +107,8 @@ def canonical(text: str) -> str:
         text: LaTeX or plain text.
 
     Returns:
-        The text without delimiters, sizes and fonts; with \text{...} around words alone, `*` for products, braces around
-        the arguments of \frac and \sqrt, and none around single characters of an exponent or a subscript.
+        The text without delimiters, sizes and fonts. Only words have \text{...}, products have `*`, arguments of \frac
+        and \sqrt have braces, and an exponent or subscript of one character has none.
     """
     text = _without_layout(text.translate(CHARACTERS))
     for _ in range(3):  # a font within a font
@@ -113,7 +117,8 @@ def canonical(text: str) -> str:
     text = LIST_COMMA.sub(";", PLAIN_SCRIPT.sub(r"\1{\2}", text))
     text = PLAIN_UNIT.sub(_unit_as_text, text)
     text = _outside_text(text, _with_commands)
-    return _without_space(_with_braces(text))
+    text = _outside_text(_with_braces(text), _without_space)
+    return re.sub(r",+", ",", text).strip(",")
 
 
 def _without_layout(text: str) -> str:
@@ -129,14 +134,16 @@ def _without_font(font: re.Match[str]) -> str:
     content, before = font[1].strip(), font.string[: font.start()].rstrip()
     if FUNCTION_NAME.fullmatch(content):
         return f"\\{content} "
-    words = WORDS.search(content) or (before[-1:].isdigit() or before.endswith("}")) and LETTER_UNIT.fullmatch(content)
-    return r"\text{%s}" % content if words and not before.rstrip("{").endswith("_") else font[1]
+    is_unit = before.endswith((*"0123456789}",)) and LETTER_UNIT.fullmatch(content)
+    if before.rstrip("{").endswith("_") or not (is_unit or WORDS.search(content)):
+        return font[1]
+    return rf"\text{{{content}}}"
 
 
 def _unit_as_text(unit: re.Match[str]) -> str:
     words = re.findall("[a-z]+", unit[1].lower())
     if NO_UNITS.isdisjoint(words) and not re.search(rf"\b(?:{GREEK}|{FUNCTIONS}|sqrt|inf\w*)\b", unit[1]):
-        return r"\text{%s}%s" % (unit[1], unit[2] or "")
+        return rf"\text{{{unit[1]}}}{unit[2] or ''}"
     return unit[0]
 
 
@@ -155,7 +162,7 @@ def _with_commands(text: str) -> str:
 def _with_braces(text: str) -> str:
     r"""Put braces around the arguments of \frac, \binom and \sqrt, and in place of parentheses after `^` and \sqrt."""
     parts, end = [], 0
-    for command in re.finditer(r"\\(frac|binom|sqrt)(?![A-Za-z])\s*(\[[^\[\]]*\])?|(\^)\s*(?=\()", text):
+    for command in re.finditer(rf"\\(frac|binom|sqrt|{ACCENTS})(?![A-Za-z])\s*(\[[^\[\]]*\])?|(\^)\s*(?=\()", text):
         if command.start() < end:
             continue
         parts.append(text[end : command.start()] + command[0].strip())
@@ -167,7 +174,7 @@ def _with_braces(text: str) -> str:
 
 
 def _argument(text: str, start: int) -> tuple[str, int]:
-    """Read the argument at `start`: a group in braces, one in parentheses (of `^` and a root), a command, a character."""
+    """Read the argument at `start`: a group in braces or parentheses, a command, or a character; and where it ends."""
     match = re.compile(r"\s*(\\[A-Za-z]+|\d|\S|)").match(text, start)
     assert match is not None
     if match[1] in ("{", "("):
@@ -192,7 +199,7 @@ def closing(text: str, start: int) -> int:
 def _without_space(text: str) -> str:
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=\d)\s+(?=\d)|\s+", lambda match: _space_left(match), text)
     text = re.sub(r"([\^_])\{(\w|\\(?!prime)[A-Za-z]+)\}(?!\d)(?=([A-Za-z]?))", _unbraced, text)
-    return re.sub(r",+", ",", text).strip(",")
+    return text
 
 
 def _space_left(space: re.Match[str]) -> str:
