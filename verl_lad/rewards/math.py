@@ -54,7 +54,7 @@ _workers = MathVerifyWorkers()
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: str | int | float,
+    ground_truth: str,
     extra_info: dict[str, Any] | None = None,
     *,
     time_limit: float = 5.0,
@@ -65,7 +65,7 @@ def compute_score(
     Args:
         data_source: name of the data set or benchmark, one of DATA_SOURCES.
         solution_str: the response; what a last </think> ends is ignored.
-        ground_truth: the true answer, in LaTeX or plain text, or a number.
+        ground_truth: the true answer, in LaTeX or plain text.
         extra_info: not used.
         time_limit: CPU seconds that math-verify may take; wall time is limited to four times as much. Default:
             math-verify's own.
@@ -75,26 +75,19 @@ def compute_score(
         The keys that the package's docstring names; "solution" is the normalised answer, "" if there is none.
 
     Raises:
-        ValueError: if the data source is not allowed, or the ground truth is empty or neither a text nor a number.
+        ValueError: if the data source is not allowed, or the ground truth is no text or empty.
         RuntimeError: if math-verify's workers cannot start.
     """
     if data_source not in DATA_SOURCES:
         raise ValueError(f"data_source must be one of {', '.join(DATA_SOURCES)}, got {data_source!r}")
-    truth = _truth(ground_truth)
+    if not isinstance(ground_truth, str):
+        raise ValueError(f"ground_truth must be a str, got {ground_truth!r:.80} of type {type(ground_truth).__name__}")
+    if not canonical(ground_truth):
+        raise ValueError(f"ground_truth must not be empty, got {ground_truth!r}")
     answer = extract_answer(solution_str)
     solution = normalise(answer)
-    right = bool(solution) and _is_right(answer, truth, data_source in DAPO_SOURCES, time_limit)
+    right = bool(solution) and _is_right(answer, ground_truth, data_source in DAPO_SOURCES, time_limit)
     return {"score": float(right), "acc": float(right), "solution": solution, "benchmark": data_source}
-
-
-def _truth(ground_truth: Any) -> str:
-    if isinstance(ground_truth, bool) or not isinstance(ground_truth, (str, int, float)):
-        kind = type(ground_truth).__name__
-        raise ValueError(f"ground_truth must be a text or a number, got {ground_truth!r}, a {kind}")
-    truth = str(ground_truth)
-    if not canonical(truth):
-        raise ValueError(f"ground_truth must not be empty, got {ground_truth!r}")
-    return truth
 
 
 def _is_right(answer: str, truth: str, dapo: bool, time_limit: float) -> bool:

@@ -39,6 +39,8 @@ WALL_PER_CPU_SECOND = 4  # as in confined.py, which enforces it; the caller adds
 SLACK_SECONDS = 5.0
 GRACE_SECONDS = 1.0
 TEST_SOURCE_IS_WRONG = 3  # as in confined.py
+INTEGER_DIGITS = 50_000  # of an integer that is read or printed, as in confined.py and LiveCodeBench
+MODULE = "solution"  # name of a program of which a function is wanted, as in confined.py
 ALTERNATIVE = (
     "Use verl's Sandbox Fusion instead: start its service and pass "
     "+reward.custom_reward_function.reward_kwargs.sandbox_fusion_url=http://HOST:PORT/run_code"
