@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from verl_lad.rewards.notation import GREEK, NO_UNITS, canonical, closing, number
+from verl_lad.rewards.notation import GREEK, NO_UNITS, canonical, number
 
 # Decides whether a formula of the answer is "equal" to one of the truth, "proportional" to it or a "positive multiple".
 Decide = Callable[[str, str, str], bool]
@@ -144,11 +144,12 @@ def _same(answer: str, truth: str, decide: Decide) -> bool:
 
 
 def _without_group(text: str) -> str:
-    """Remove braces and parentheses around the whole of one element."""
-    while text[:1] in ("{", "(") and closing(text, 0) == len(text) - 1 and len(_split(text[1:-1], (",", ";"))[0]) == 1:
-        if text[0] + text[-1] not in ("{}", "()"):
+    """Remove braces around the whole, and parentheses around the whole if it is one element."""
+    while text[:1] in ("{", "(") and _closes_at_end(text):
+        inner = text[1:-1]
+        if text[0] + text[-1] != "{}" and (text[-1] != ")" or len(_split(inner, (",", ";"))[0]) > 1):
             break
-        text = text[1:-1]
+        text = inner
     return text
 
 

@@ -3,7 +3,7 @@ r"""Decide about two formulas by math-verify and its parser (https://github.com/
 Three habits of theirs must not decide:
 
 - The parser drops the case of letters, primes, and the subscript of a number. So each name becomes a numbered one, and
-  a formula with anything that is not known here is not read.
+  a formula with anything that is not known here is not read. It also takes 2(\frac{1}{2}) for a mixed number.
 - The comparison of decimals rounds to six places. So decimals become fractions.
 - The comparison of formulas takes what is small for zero. So it gets 400 digits.
 
@@ -16,7 +16,7 @@ import sympy
 from latex2sympy2_extended import latex2sympy
 from math_verify import verify
 
-from verl_lad.rewards.notation import FUNCTIONS, GREEK
+from verl_lad.rewards.notation import FUNCTIONS, GREEK, number
 
 NUMERIC_DIGITS = 400
 DERIVATIVE = r"\\frac\{(?:d|\\partial )(?:\^\w)?(?:\\?[A-Za-z][^{}]*)\}\{(?:d|\\partial )[^{}]+\}"
@@ -26,7 +26,8 @@ SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\\[A-Za-z]+|\w))?"
 NAME = rf"{LETTER} ?{SUBSCRIPT}(?:\^\{{(?:\\prime)+\}})?{SUBSCRIPT}(?:\((?:\d+|\\?[A-Za-z]+)\))?"
 TOKEN = re.compile(
     rf"(?P<kept>\\(?:{FUNCTIONS}|frac|binom|sqrt|lfloor|rfloor|lceil|rceil|infty|pi)(?![A-Za-z]) ?)"
-    rf"|(?P<base>\d_)|(?P<number>\d{{1,3}}(?:\{{,\}}\d{{3}})+|\d+\.?\d*(?:[eE][+-]?\d+(?![\d^]))?|\.\d+)"
+    r"|(?P<base>\d_)|(?P<number>(?<![\^_])\d+\\frac\{\d+\}\{\d+\}|\d{1,3}(?:\{,\}\d{3})+"
+    r"|(?=\.?\d)\d*\.?\d*(?:\\overline\{\d{1,100}\})?(?:[eE][+-]?\d{1,4}(?![\d^]))?)"
     rf"|(?P<name>{DERIVATIVE}|{NAME})|(?P<sign>[-+*/^()\[\]{{}}|!])|(?P<log>_(?:\d|\{{\d+\}}))",
 )
 
@@ -91,7 +92,9 @@ def _latex(formula: str, names: dict[str, int]) -> str | None:
             return None
         end = token.end()
         if token["number"]:
-            parts.append(_fraction(text))
+            # A product must have a sign: the parser takes 2(\frac{1}{2}) for a mixed number.
+            product = r"\cdot " if formula.startswith(("(", r"\frac"), end) else ""
+            parts.append(f"{{{_fraction(text)}}}" if parts[-1:] == ["^"] else _fraction(text) + product)
         elif token["name"] and text not in ("e", "i"):
             parts.append(f"{{x_{{{names.setdefault(text.replace(' ', ''), len(names) + 1)}}}}}")
         else:
@@ -99,14 +102,6 @@ def _latex(formula: str, names: dict[str, int]) -> str | None:
     return "".join(parts) if end == len(formula) else None
 
 
-def _fraction(number: str) -> str:
-    digits, _, exponent = number.replace("{,}", "").lower().partition("e")
-    whole, _, decimals = digits.partition(".")
-    power = int(exponent or 0) - len(decimals)
-    if abs(power) > 10_000:
-        return number
-    if power == 0:
-        return whole
-    if power > 0:
-        return f"({whole}{decimals}{'0' * power})"
-    return rf"(\frac{{{(whole + decimals).lstrip('0') or '0'}}}{{1{'0' * -power}}})"
+def _fraction(text: str) -> str:
+    value = number(text).value  # type: ignore[union-attr]
+    return str(value) if value.denominator == 1 else rf"(\frac{{{value.numerator}}}{{{value.denominator}}})"

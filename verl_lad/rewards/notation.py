@@ -178,12 +178,12 @@ def _argument(text: str, start: int) -> tuple[str, int]:
     match = re.compile(r"\s*(\\[A-Za-z]+|\d|\S|)").match(text, start)
     assert match is not None
     if match[1] in ("{", "("):
-        end = closing(text, match.start(1))
+        end = _closing(text, match.start(1))
         return text[match.end() : end], end + 1
     return match[1], match.end()
 
 
-def closing(text: str, start: int) -> int:
+def _closing(text: str, start: int) -> int:
     """Find the bracket that closes the one at `start`; the end of the text without one."""
     depth = 0
     for token in re.finditer(r"\\.|[(\[{)\]}]", text[start:]):
