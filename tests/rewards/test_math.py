@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from verl_lad.rewards import equivalence
+from verl_lad.rewards import equivalence, math
 from verl_lad.rewards.math import compute_score, extract_answer, normalise
 
 
@@ -96,6 +96,51 @@ def test_the_last_of_box_and_answer_line_counts_and_only_after_thinking():
     assert extract_answer("\\boxed{" + "1" * 1001 + "}") == ""
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Answer:\n\n42", "Answer: \n \n42", "**Answer**: 42", "**Answer:**\n\n42", "Answer:\n\n$$42$$",
+        "Answer:\n\\[\n42\n\\]", "### Final Answer: 42", "So the final answer is: 42", "> Answer : **42**",
+        "\\textbf{Answer:} 42", "ANSWER: $42$.", "Answer\uff1a42", "Answer: 41\nAnswer: 42", "We get 41. Answer: 42",
+        "\\boxed {42}", "\\fbox{42}", "\\boxed{\\boxed{42}}", "\\boxed{41} and \\boxed{42}",
+        "So \\boxed{42}. Let me check: \\boxed{4", "\\boxed{42}\n\nThis answer: it satisfies both equations.",
+        "Answer: 41\n\\boxed{42}", "\\boxed{41}\nAnswer: 42",
+    ],
+)  # fmt: skip
+def test_the_last_box_or_answer_line_is_found_however_it_is_laid_out(response):
+    for source in ("math_dapo", "math500"):
+        assert compute_score(source, response, "42")["score"] == 1.0
+        assert compute_score(source, response, "41")["score"] == 0.0
+
+
+def test_braces_that_belong_to_a_set_do_not_end_a_box():
+    assert extract_answer("\\boxed{\\{1,2\\}}") == "\\{1,2\\}"
+    assert extract_answer("a } stray one, \\boxed{\\left\\{ x \\right.} and {") == "\\left\\{ x \\right."
+
+
+def test_dapos_rule_for_integers_decides_for_its_sources_alone():
+    """The rule is verl's math_dapo; where it is no integer, or another source asks, math-verify decides."""
+    for response, source, right in (
+        ("\\boxed{m+n=34}", "aime24", 1.0),
+        ("Answer: 34 dollars", "math_dapo", 1.0),
+        ("\\boxed{2^{5}+2}", "aime25", 0.0),
+        ("\\boxed{2^{5}+2}", "amc", 1.0),
+        ("\\boxed{3,4}", "aime24", 0.0),
+        ("\\boxed{34,}", "math_dapo", 1.0),
+        ("\\boxed{1,0234}", "math_dapo", 0.0),
+    ):
+        assert compute_score(source, response, "34")["score"] == right, (source, response)
+    assert compute_score("math_dapo", "Answer: $\\frac{2}{4}$", "\\frac12")["score"] == 1.0
+
+
+def test_an_answer_that_text_or_numbers_decide_needs_no_worker(monkeypatch):
+    monkeypatch.setattr(math, "_workers", None)
+    assert score("\\boxed{0.5}", "\\frac12") == 1.0
+    assert score("\\boxed{0.51}", "\\frac12") == 0.0
+    assert score("\\boxed{x+1}", "x + 1") == 1.0
+    assert score("\\boxed{even}", "\\text{odd}") == 0.0
+
+
 def test_the_keys_are_always_the_same():
     for response in ("", "\\boxed{3}", "Answer: x"):
         scored = compute_score("aime24", response, "3", {"num_turns": 1}, reward_router_address=None)
@@ -167,5 +212,13 @@ def test_without_math_verify_the_import_fails_and_names_the_package(monkeypatch)
 def test_a_foreign_data_source_and_an_empty_ground_truth_are_refused():
     with pytest.raises(ValueError, match=r"data_source must be one of math_dapo.*got 'gsm8k'"):
         compute_score("gsm8k", "\\boxed{3}", "3")
-    with pytest.raises(ValueError, match="ground_truth must not be empty"):
-        compute_score("amc", "\\boxed{3}", " ")
+    for empty in (" ", "$$", "**"):
+        with pytest.raises(ValueError, match="ground_truth must not be empty"):
+            compute_score("amc", "\\boxed{3}", empty)
+    assert score("\\boxed{km}", "km") == 1.0
+
+
+@pytest.mark.parametrize("truth", [5, 2.5, True, None, ["5"], {"answer": "5"}, b"5"])
+def test_a_ground_truth_that_is_no_text_is_refused_with_its_type(truth):
+    with pytest.raises(ValueError, match=f"ground_truth must be a str, got .* of type {type(truth).__name__}"):
+        compute_score("aime24", "\\boxed{5}", truth)
