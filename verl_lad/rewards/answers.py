@@ -154,21 +154,22 @@ def _without_group(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    """Write words without \\text{...}, as a model may write them."""
     return TEXT.sub(lambda match: match[1].replace(" ", ""), text)
 
 
 def _split(text: str, separators: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Split a text at separators outside brackets; return the parts and the separators between them."""
-    parts, found, depth = [""], [], 0
+    parts, between, depth = [""], [], 0
     for token in TOKEN.findall(text):
         kind = token.partition("{")[0] if token.startswith((r"\begin", r"\end")) else token
         depth += (kind in OPENING) - (kind in CLOSING)
         if token in separators and depth == 0:
-            found.append(token)
+            between.append(token)
             parts.append("")
         else:
             parts[-1] += token
-    return [part.strip() for part in parts], found
+    return [part.strip() for part in parts], between
 
 
 def _elements(text: str) -> Elements | None:
@@ -188,6 +189,7 @@ def _elements(text: str) -> Elements | None:
 
 
 def _closes_at_end(text: str) -> bool:
+    """Tell whether the bracket at the start is closed by the end of the text."""
     depth = 0
     tokens = TOKEN.findall(text)
     for place, token in enumerate(tokens):
@@ -252,9 +254,6 @@ def _relation(text: str) -> Relation | None:
     if len(_split(text, (",", ";"))[0]) > 1:
         return None
     parts, signs = _split(text, RELATIONS)
-    if signs and parts[0] == "" and signs[0] == r"\approx":
-        parts, signs = parts[1:], signs[1:]
-        return Relation(["="] * (len(signs) + 1), ["x", *parts]) if not signs else Relation(signs, parts)
     return Relation(["=" if sign in EQUALITIES else sign for sign in signs], parts) if signs else None
 
 
@@ -282,6 +281,7 @@ def _same_equations(parts: list[str], true_parts: list[str], decide: Decide) -> 
 
 
 def _difference(parts: list[str]) -> str:
+    """Write an equation's left side minus its right side."""
     return f"({parts[0]})-({parts[1]})"
 
 

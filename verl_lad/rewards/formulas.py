@@ -15,10 +15,15 @@ import re
 import sympy
 from latex2sympy2_extended import latex2sympy
 from math_verify import verify
+from sympy.polys.polyerrors import BasePolynomialError
 
 from verl_lad.rewards.notation import FUNCTIONS, GREEK, number
 
 NUMERIC_DIGITS = 400
+# What sympy raises where it cannot simplify.
+CANNOT_SIMPLIFY = (
+    ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError, BasePolynomialError,
+)  # fmt: skip
 DERIVATIVE = r"\\frac\{(?:d|\\partial )(?:\^\w)?(?:\\?[A-Za-z][^{}]*)\}\{(?:d|\\partial )[^{}]+\}"
 LETTER = rf"(?:\\(?:dot|ddot|hat|bar|tilde|vec)\{{?\\?[A-Za-z]+\}}?|\\(?:{GREEK}|hbar|ell)(?![A-Za-z])|[A-Za-z])"
 SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\\[A-Za-z]+|\w))?"
@@ -48,9 +53,11 @@ def decide(relation: str, answer: str, truth: str) -> bool:
     if formulas[0] is None or formulas[1] is None:
         return False
     try:
-        return _equal(*formulas) if relation == "equal" else _multiple(*formulas, positive=relation != "proportional")
-    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return False  # what sympy raises where it cannot simplify
+        if relation == "equal":
+            return _equal(formulas[0], formulas[1])
+        return _multiple(formulas[0], formulas[1], positive=relation == "positive multiple")
+    except CANNOT_SIMPLIFY:
+        return False
 
 
 def _multiple(answer: sympy.Expr, truth: sympy.Expr, positive: bool) -> bool:
@@ -85,7 +92,8 @@ def _parse(formula: str, names: dict[str, int]) -> sympy.Expr | None:
 
 def _latex(formula: str, names: dict[str, int]) -> str | None:
     """Write a formula for the parser, with {x_{1}}, {x_{2}}, ... for names; None if a part is not known here."""
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for token in TOKEN.finditer(formula):
         text = token[0]
         if token.start() != end or token["base"] or (token["log"] and not parts[-1].startswith(r"\log")):

@@ -41,6 +41,7 @@ FONT = re.compile(
     r"\s*\{([^{}]*)\}"
 )
 EDGES = re.compile(r"^[\s*`]+|(?:[\s*`.,;:]|\\\\)+$")
+LEADING_EQUALITY = re.compile(r"^(?:=|\\(?:approx|sim|simeq)(?![A-Za-z]) ?)+")
 WORDS = re.compile(r"[A-Za-z]{2}")
 LETTER_UNIT = re.compile(r"[mgslhJNWVACKL](?:[/*^-]*[A-Za-z\d])*")
 FUNCTION_NAME = re.compile(FUNCTIONS)
@@ -118,7 +119,7 @@ def canonical(text: str) -> str:
     text = PLAIN_UNIT.sub(_unit_as_text, text)
     text = _outside_text(text, _with_commands)
     text = _outside_text(_with_braces(text), _without_space)
-    return re.sub(r",+", ",", text).strip(",")
+    return LEADING_EQUALITY.sub("", re.sub(r",+", ",", text).strip(","))
 
 
 def _without_layout(text: str) -> str:
@@ -161,7 +162,8 @@ def _with_commands(text: str) -> str:
 
 def _with_braces(text: str) -> str:
     r"""Put braces around the arguments of \frac, \binom and \sqrt, and in place of parentheses after `^` and \sqrt."""
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for command in re.finditer(rf"\\(frac|binom|sqrt|{ACCENTS})(?![A-Za-z])\s*(\[[^\[\]]*\])?|(\^)\s*(?=\()", text):
         if command.start() < end:
             continue
@@ -197,9 +199,8 @@ def _closing(text: str, start: int) -> int:
 
 
 def _without_space(text: str) -> str:
-    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=\d)\s+(?=\d)|\s+", lambda match: _space_left(match), text)
-    text = re.sub(r"([\^_])\{(\w|\\(?!prime)[A-Za-z]+)\}(?!\d)(?=([A-Za-z]?))", _unbraced, text)
-    return text
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=\d)\s+(?=\d)|\s+", _space_left, text)
+    return re.sub(r"([\^_])\{(\w|\\(?!prime)[A-Za-z]+)\}(?!\d)(?=([A-Za-z]?))", _unbraced, text)
 
 
 def _space_left(space: re.Match[str]) -> str:
