@@ -72,9 +72,13 @@ def test_the_last_complete_python_block_after_thinking_is_the_program():
     assert extract_program("1. So:\n   ```python\n   if a:\n       b\n   ```") == "if a:\n    b\n"
     assert extract_program("``` no\n" * 3 + "`" * 1000) is None
     start = time.process_time()
+    linear = [str(number) for number in range(500_000)]
+    reference = time.process_time() - start
+    assert linear
+    start = time.process_time()
     for hostile in ("```python\n" * 20_000, "`" * 100_000, " " * 100_000, "```" + " " * 100_000, "\n```" * 30_000):
         extract_program(hostile)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 10 * reference  # quadratic work takes a thousand times as long
 
 
 @pytest.mark.parametrize(
@@ -246,11 +250,9 @@ def test_options_take_effect_and_are_checked():
     assert compute_score("x", answer("x = bytearray(3 * 10**8)\n" + "print(3)"), STDIN, max_tests=1)["score"] == 1.0
     hog = answer("x = bytearray(3 * 10**8)\nprint(3)")
     assert compute_score("x", hog, STDIN, max_tests=1, memory_mb=128)["score"] == 0.0
-    start = time.monotonic()
     assert compute_score("x", answer("while True: pass"), STDIN, time_limit=0.3)["score"] == 0.0
     assert compute_score("x", answer("def add(a, b):\n    while True: pass"), FUNCTION, time_limit=0.3)["score"] == 0.0
     assert compute_score("x", answer("def add(a, b):\n    while True: pass"), ASSERTS, time_limit=0.3)["score"] == 0.0
-    assert time.monotonic() - start < 60
     for option in ("max_tests", "max_concurrent", "time_limit", "memory_mb"):
         with pytest.raises(ValueError, match="must be"):
             compute_score("x", answer("print(3)"), STDIN, **{option: 0})

@@ -11,7 +11,19 @@ import psutil
 import pytest
 
 from verl_lad.rewards import equivalence, math
+from verl_lad.rewards.answers import same
 from verl_lad.rewards.math import compute_score, extract_answer, normalise
+
+
+def cpu_seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def hundred_thousand_texts():
+    """Work that is linear in 100 KB: what is quadratic takes a thousand times as long, on any machine."""
+    return [str(number) for number in range(100_000)]
 
 
 def score(answer, truth, **options):
@@ -162,16 +174,27 @@ def test_the_keys_are_always_the_same():
      "</think>" * 12_000],
 )  # fmt: skip
 def test_garbage_of_100_kb_is_wrong_at_once(garbage):
-    start = time.process_time()
     assert score(garbage, "34") == 0.0
-    assert time.process_time() - start < 0.1
+    assert cpu_seconds(lambda: score(garbage, "34")) < 5 * cpu_seconds(hundred_thousand_texts)
+
+
+@pytest.mark.parametrize(
+    "nested",
+    ["(" * 490 + ")" * 490, "^(" * 490, "\\pm1," * 190, "\\frac{" * 160, "(1," * 330, "[(" * 490, "{" * 490 + "}" * 490,
+     "\\text{a}" * 140, "(mod1)" * 160, "x=" * 490, "1 a" + "b " * 490, "\\begin{x}" * 110],
+)  # fmt: skip
+@pytest.mark.parametrize("truth", ["34", "x+1", "(1,2)", "x=1", "x<1", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"])
+def test_a_nested_answer_of_1000_characters_is_wrong_soon(nested, truth):
+    def compare():
+        assert not same(nested, truth, lambda relation, answer, true: False)
+
+    compare()
+    assert cpu_seconds(compare) < 50 * cpu_seconds(hundred_thousand_texts)
 
 
 def test_a_hostile_answer_ends_in_time_is_counted_and_logged_and_the_next_one_is_graded(caplog):
     judge = equivalence.MathVerifyWorkers(workers=1)
-    start = time.monotonic()
     assert not judge.same("9^{9^{9^{9}}}", "\\pi", 0.5)
-    assert time.monotonic() - start < 60
     assert judge.killed == 1
     assert "math-verify exceeded 0.5 CPU seconds" in caplog.text
     assert "9^{9^{9^{9}}}" in caplog.text
@@ -199,7 +222,7 @@ def test_no_worker_outlives_its_trainer():
     time.sleep(0.3)  # it is at work on the hostile answer
     trainer.kill()
     trainer.wait()
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive
 
 

@@ -1,4 +1,4 @@
-"""Runs programs that a model wrote: each in a process of its own, confined by the kernel, with limits; or not at all.
+"""Run programs that a model wrote: each in a process of its own, confined by the kernel, with limits; or not at all.
 
 Before anything else, in each process that asks for it, a probe tries what must fail (a socket, a fork, writing a file,
 reading /etc/passwd, a signal to the trainer, an exec). Where one of them succeeds, or the kernel lacks a part of it
@@ -78,7 +78,7 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use.
+    """Limits of what one program may use.
 
     Attributes:
         seconds: CPU time a test; wall time is limited to four times as much.
@@ -97,7 +97,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one confined process ended.
+    """The way in which one confined process ended.
 
     Attributes:
         exit_code: 0 if it ended well; minus the signal's number if it was killed (by a limit: 9, 14, 24 or 27).
