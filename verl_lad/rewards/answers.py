@@ -27,7 +27,9 @@ EQUALITIES = ("=", r"\approx", r"\equiv")
 INEQUALITIES = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}  # and how each reads from right to left
 RELATIONS = (*EQUALITIES, *INEQUALITIES, r"\ne", r"\in")
 MATRIX = re.compile(r"\\begin\{[pbB]?(matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{[pbB]?\1\}", re.DOTALL)
-UNIT = re.compile(r"(.+?)((?:\\text\{[^{}]*\})+(?:\^[23])?|\\pmod\{?\w+\}?|\(mod\w+\)|\(\\mod ?\w+\))", re.DOTALL)
+UNIT = re.compile(
+    r"(.+?)((?:\\text\{[^{}]*\})+(?:\^[23])?|\\pmod\{?\w+\}?|\\b?mod ?\w+|\((?:\\text\{mod\}|\\?mod) ?\w+\))", re.DOTALL
+)
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 SYMBOL = rf"(?:\\(?:{GREEK})|[A-Za-z])"
 SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\\[A-Za-z]+|\w))?"
@@ -147,7 +149,7 @@ def _without_group(text: str) -> str:
     """Remove braces around the whole, and parentheses around the whole if it is one element."""
     while text[:1] in ("{", "(") and _closes_at_end(text):
         inner = text[1:-1]
-        if text[0] + text[-1] != "{}" and (text[-1] != ")" or len(_split(inner, (",", ";"))[0]) > 1):
+        if text[0] + text[-1] != "{}" and (text[-1] != ")" or len(_parts_of_list(inner)) > 1):
             break
         text = inner
     return text
@@ -172,6 +174,14 @@ def _split(text: str, separators: tuple[str, ...]) -> tuple[list[str], list[str]
     return [part.strip() for part in parts], between
 
 
+def _parts_of_list(text: str) -> list[str]:
+    """Split a list. A semicolon stands for a comma with a space behind, and separates 7,500 from 2,500."""
+    parts = _split(text, (";",))[0]
+    if len(parts) == 1:
+        return _split(text, (",",))[0]
+    return [one for part in parts for one in ([part] if number(part) else _split(part, (",",))[0])]
+
+
 def _elements(text: str) -> Elements | None:
     """Read a list, set, tuple or interval; None if the text is something else."""
     brackets = ""
@@ -180,7 +190,7 @@ def _elements(text: str) -> Elements | None:
         if text.startswith(opening) and _closes_at_end(text):
             brackets = opening + (r"\}" if text.endswith(r"\}") else text[-1])
             inner = text[len(opening) : -len(r"\}") if text.endswith(r"\}") else -1]
-    parts = _split(inner, (",", ";"))[0]
+    parts = _parts_of_list(inner)
     if brackets in ("", r"\{\}"):
         parts = [sign for part in parts for sign in _both_signs(part)]
     if len(parts) == 1 and brackets != r"\{\}":
@@ -245,13 +255,13 @@ def _is_union(text: str) -> bool:
 
 def _parts_of_union(text: str) -> list[str]:
     """Split a union; "x<2 or x>3" is one, too."""
-    parts = _split(text, (",", ";"))[0]
+    parts = _parts_of_list(text)
     return parts if all(map(_relation, parts)) else _split(text, (r"\cup",))[0]
 
 
 def _relation(text: str) -> Relation | None:
     """Read a relation; None if the text is something else, or a list."""
-    if len(_split(text, (",", ";"))[0]) > 1:
+    if len(_parts_of_list(text)) > 1:
         return None
     parts, signs = _split(text, RELATIONS)
     return Relation(["=" if sign in EQUALITIES else sign for sign in signs], parts) if signs else None

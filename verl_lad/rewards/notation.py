@@ -19,9 +19,11 @@ CHARACTERS = str.maketrans(
         "\u3001": ",", "\u3002": ".", "\u00f7": "/", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
         "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"^\circ ", "\u2264": r"\le ", "\u2265": r"\ge ",
         "\u2260": r"\ne ", "\u00b1": r"\pm ", "\u2208": r"\in ", "\u222a": r"\cup ", "\u2248": r"\approx ",
-        "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ", "\u00b2": "^2", "\u00b3": "^3",
+        "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ",
     }
 )  # fmt: skip
+RAISED_DIGITS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
+RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
 SYNONYMS = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "tbinom": r"\binom", "leq": r"\le",
     "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne", "lt": "<", "gt": ">", "times": "*",
@@ -35,9 +37,9 @@ COMMAND = re.compile(r"\\([A-Za-z]+)")
 THOUSANDS_MARK = re.compile(r"\{,\}|,\s*\\!\s*")
 SPACE = re.compile(r"(?<!\\)\\[;: ]|~")
 THIN_SPACE = re.compile(r"(?<!\\)\\,")
-DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
+DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]|\\?[$\u00a3\u20ac]|\\(?:text)?color\s*\{\w+\}")
 FONT = re.compile(
-    r"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|text(?:bf|it|rm|sf|tt|up|normal)?|[mh]box|operatorname)\*?"
+    r"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|text(?:bf|it|rm|sf|tt|up|normal)?|[mh]box|boxed|fbox|underline|operatorname)\*?"
     r"\s*\{([^{}]*)\}"
 )
 EDGES = re.compile(r"^[\s*`]+|(?:[\s*`.,;:]|\\\\)+$")
@@ -49,7 +51,7 @@ FUNCTION_NAME = re.compile(FUNCTIONS)
 BARE_NAME = re.compile(rf"(?<![A-Za-z\\])(?:np\.|math\.)?({FUNCTIONS}|sqrt|infty|infinity|{GREEK})(?![A-Za-z])")
 PLAIN_ROOT = re.compile(r"(?:\u221a|(?<![A-Za-z\\])sqrt)\s*(\d+(?:\.\d+)?)")
 PLAIN_SCRIPT = re.compile(r"([\^_])\s*(-?\d+)")
-LIST_COMMA = re.compile(r"(?<=\d),\s+(?=\d{3}(?!\d))")
+LIST_COMMA = re.compile(r"(?<=\d),\s+(?=\d)")
 AND_OR = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\text\{(?:and|or)\}")
 PERCENT = re.compile(r"\\%|(?<![A-Za-z\\])[Pp]er\s?cent(?![A-Za-z])|\\text\{(?:[Pp]er\s?cent|%)\}")
 PRIMES = re.compile(r"'+|\^\s*\{?\s*\\prime(?:\s*\\prime)*\s*\}?")
@@ -111,6 +113,7 @@ def canonical(text: str) -> str:
         The text without delimiters, sizes and fonts. Only words have \text{...}, products have `*`, arguments of \frac
         and \sqrt have braces, and an exponent or subscript of one character has none.
     """
+    text = RAISED.sub(lambda match: "^{" + match[0].translate(RAISED_DIGITS) + "}", text)
     text = _without_layout(text.translate(CHARACTERS))
     for _ in range(3):  # a font within a font
         text = FONT.sub(_without_font, text)
@@ -136,7 +139,7 @@ def _without_font(font: re.Match[str]) -> str:
     if FUNCTION_NAME.fullmatch(content):
         return f"\\{content} "
     is_unit = before.endswith((*"0123456789}",)) and LETTER_UNIT.fullmatch(content)
-    if before.rstrip("{").endswith("_") or not (is_unit or WORDS.search(content)):
+    if before.rstrip("{").endswith("_") or content[:1].isdigit() or not (is_unit or WORDS.search(content)):
         return font[1]
     return rf"\text{{{content}}}"
 
