@@ -68,7 +68,7 @@ MAY_IMPORT = {
         "verl_lad.evaluation",
         "verl_lad.version",
     },
-    "rewards": {"verl", "math_verify", "verl_lad.rewards"},
+    "rewards": {"verl", "math_verify", "latex2sympy2_extended", "sympy", "verl_lad.rewards"},
     "cli": {
         "rich",
         "verl_lad.adapters",

@@ -8,7 +8,7 @@ from typing import Any
 
 from errors import MalformedRowError
 from instructions import math_prompt
-from preparation import Problem, Recipe, run, text
+from preparation import Problem, Recipe, answer, run, text
 from source import DataSet
 
 DATA_SET = DataSet(
@@ -24,11 +24,11 @@ DATA_SET = DataSet(
 def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     """Make a problem of a row of math-ai/aime25."""
     question = text(row, "problem")
-    answer = text(row, "answer")
-    if not answer.isdecimal() or int(answer) > 999:
+    integer = answer(row, "answer")
+    if not integer.isdecimal() or int(integer) > 999:
         raise MalformedRowError("answer is not an integer from 0 to 999")
     prompt = math_prompt(question, arguments.instruction)
-    return Problem(question, prompt, str(int(answer)), str(row["id"]))
+    return Problem(question, prompt, str(int(integer)), str(row["id"]))
 
 
 RECIPE = Recipe(DATA_SET, data_source="aime25", ability="math", split="test", parse=parse)

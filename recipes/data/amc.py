@@ -26,7 +26,7 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     """Make a problem of a row of AI-MO/aimo-validation-amc; 142.0 becomes "142"."""
     question = text(row, "problem")
     answer = row["answer"]
-    if not isinstance(answer, int | float) or not math.isfinite(answer):
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
         raise MalformedRowError("answer is not a number")
     ground_truth = str(int(answer)) if answer == int(answer) else str(answer)
     prompt = math_prompt(question, arguments.instruction)

@@ -12,9 +12,9 @@ import argparse
 from typing import Any
 
 from code_tests import add_limits, stdin_tests
-from errors import LeftOutError
+from errors import LeftOutError, MalformedRowError
 from instructions import stdin_prompt
-from preparation import Problem, Recipe, run, text
+from preparation import Problem, Recipe, run, text, typed
 from source import DataSet
 
 DATA_SET = DataSet(
@@ -59,18 +59,25 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
             raise LeftOutError(reason)
     parts = [f"# {text(row, 'title')}", text(row, "description")]
     for title, column in (("Input", "input_format"), ("Output", "output_format")):
-        if row[column]:
-            parts.append(f"## {title}\n{row[column].strip()}")
+        if content := typed(row, column, str, type(None)):
+            parts.append(f"## {title}\n{content.strip()}")
     question = "\n\n".join(parts)
-    for example in row["examples"] or []:
-        parts.append(f"## Example\nInput:\n```\n{example['input']}\n```\nOutput:\n```\n{example['output']}\n```")
-    if row["note"]:
-        parts.append(f"## Note\n{row['note'].strip()}")
-    pairs = [(test["input"], test["output"]) for test in row["official_tests"] or []]
+    for given, expected in _pairs(row, "examples"):
+        parts.append(f"## Example\nInput:\n```\n{given}\n```\nOutput:\n```\n{expected}\n```")
+    if note := typed(row, "note", str, type(None)):
+        parts.append(f"## Note\n{note.strip()}")
+    pairs = _pairs(row, "official_tests")
     columns = ("rating", "contest_id", "index", "time_limit", "memory_limit")
     metadata = {column: row[column] for column in columns}
     prompt = stdin_prompt("\n\n".join(parts))
     return Problem(question, prompt, stdin_tests(pairs, arguments), str(row["id"]), metadata)
+
+
+def _pairs(row: dict[str, Any], column: str) -> list[tuple[Any, Any]]:
+    tests = typed(row, column, list, type(None)) or []
+    if not all(isinstance(test, dict) and {"input", "output"} <= test.keys() for test in tests):
+        raise MalformedRowError(f"column {column} is not a list of input and output")
+    return [(test["input"], test["output"]) for test in tests]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from code_tests import add_limits, function_tests, load_tests, stdin_tests
 from errors import MalformedRowError
 from instructions import function_prompt, named_function_prompt, stdin_prompt
-from preparation import Problem, Recipe, run, text
+from preparation import Problem, Recipe, run, text, typed
 from source import DataSet
 
 DATA_SET = DataSet(
@@ -44,7 +44,9 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
             pairs = [(test["input"], test["output"]) for test in tests]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MalformedRowError("tests in a format unknown to us") from None
-    starter_code = row.get("starter_code") or ""
+    if not isinstance(fn_name, (str, type(None))):
+        raise MalformedRowError("tests in a format unknown to us")
+    starter_code = typed(row, "starter_code", str, type(None)) or ""
     if not fn_name:
         return Problem(question, stdin_prompt(question), stdin_tests(pairs, arguments))
     prompt = function_prompt(question, starter_code) if starter_code else named_function_prompt(question, fn_name)

@@ -39,7 +39,7 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
 def _functions(code: str, column: str) -> set[str]:
     try:
         return {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError):
         raise MalformedRowError(f"column {column} is not Python") from None
 
 

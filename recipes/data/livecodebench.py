@@ -6,7 +6,6 @@ private_test_cases, metadata, platform, difficulty. Private tests are JSON, or b
 
 import argparse
 import base64
-import binascii
 import datetime
 import io
 import json
@@ -41,6 +40,12 @@ DATA_SET = DataSet(
 )
 
 
+# What a pickle that is none, or of something else, raises (documentation of pickle, and KeyError for its memo).
+UNPICKLING_ERRORS = (
+    pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, TypeError, OverflowError,
+)  # fmt: skip
+
+
 class _StringUnpickler(pickle.Unpickler):
     """A pickle can run any code while it is loaded, by naming a class or function. A string needs none."""
 
@@ -65,7 +70,7 @@ def private_tests(encoded: str) -> list[dict[str, str]]:
     try:
         compressed = base64.b64decode(encoded, validate=True)
         content = _StringUnpickler(io.BytesIO(zlib.decompress(compressed))).load()
-    except (binascii.Error, zlib.error, pickle.UnpicklingError, EOFError) as error:
+    except (ValueError, zlib.error, *UNPICKLING_ERRORS) as error:
         raise MalformedRowError(f"private tests cannot be decoded: {type(error).__name__}") from None
     if not isinstance(content, str):
         raise MalformedRowError(f"private tests are a pickled {type(content).__name__}, not a string")
@@ -81,7 +86,10 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     if not arguments.first_date <= date.isoformat() <= arguments.last_date:
         raise LeftOutError(f"contest outside {arguments.first_date} to {arguments.last_date}")
     question = text(row, "question_content")
-    tests = load_tests(text(row, "public_test_cases")) + private_tests(text(row, "private_test_cases"))
+    tests = [load_tests(text(row, "public_test_cases")), private_tests(text(row, "private_test_cases"))]
+    if not all(isinstance(part, list) for part in tests):
+        raise MalformedRowError("tests are not a list")
+    tests = [test for part in tests for test in part]
     try:
         pairs = [(test["input"], test["output"]) for test in tests]
         on_stdin = tests[0]["testtype"] == "stdin"
@@ -89,6 +97,8 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     except (KeyError, TypeError, ValueError):
         raise MalformedRowError("tests or metadata in a format unknown to us") from None
     metadata = {"platform": row["platform"], "difficulty": row["difficulty"], "contest_date": date.isoformat()}
+    if not isinstance(fn_name, (str, type(None))):
+        raise MalformedRowError("tests or metadata in a format unknown to us")
     if fn_name is None:
         prompt, ground_truth = stdin_prompt(question), stdin_tests(pairs, arguments)
     else:

@@ -7,7 +7,7 @@ import argparse
 from typing import Any
 
 from instructions import math_prompt
-from preparation import Problem, Recipe, run, text
+from preparation import Problem, Recipe, answer, run, text
 from source import DataSet
 
 DATA_SET = DataSet(
@@ -25,7 +25,7 @@ def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     question = text(row, "problem")
     metadata = {"subject": row["subject"], "level": row["level"]}
     prompt = math_prompt(question, arguments.instruction)
-    return Problem(question, prompt, text(row, "answer"), str(row["unique_id"]), metadata)
+    return Problem(question, prompt, answer(row, "answer"), str(row["unique_id"]), metadata)
 
 
 RECIPE = Recipe(DATA_SET, data_source="math500", ability="math", split="test", parse=parse)

@@ -7,7 +7,7 @@ import argparse
 from typing import Any
 
 from instructions import math_prompt
-from preparation import Problem, Recipe, run, text
+from preparation import Problem, Recipe, answer, run, text
 from source import DataSet
 
 DATA_SET = DataSet(
@@ -23,7 +23,7 @@ DATA_SET = DataSet(
 def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     """Make a problem of a row of math-ai/minervamath."""
     question = text(row, "question")
-    return Problem(question, math_prompt(question, arguments.instruction), text(row, "answer"))
+    return Problem(question, math_prompt(question, arguments.instruction), answer(row, "answer"))
 
 
 RECIPE = Recipe(DATA_SET, data_source="minerva", ability="math", split="test", parse=parse)

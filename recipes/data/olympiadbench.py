@@ -11,7 +11,7 @@ from typing import Any
 
 from errors import MalformedRowError
 from instructions import math_prompt
-from preparation import Problem, Recipe, run, text
+from preparation import Problem, Recipe, run, text, typed
 from source import DataSet
 
 DATA_SET = DataSet(
@@ -39,10 +39,11 @@ DOLLAR = re.compile(r"(?<!\\)\$")
 def parse(row: dict[str, Any], arguments: argparse.Namespace) -> Problem:
     """Make a problem of a row of OlympiadBench. Several answers are one, joined by commas, as in the source."""
     question = text(row, "question")
-    if row["context"]:
-        question = f"{row['context'].strip()}\n{question}"
-    answers = [DOLLAR.sub("", answer).strip() for answer in row["final_answer"] or []]
-    if not answers or not all(answers):
+    if context := typed(row, "context", str, type(None)):
+        question = f"{context.strip()}\n{question}"
+    final_answer = typed(row, "final_answer", list, type(None)) or []
+    answers = [DOLLAR.sub("", answer).strip() for answer in final_answer if isinstance(answer, str)]
+    if not answers or not all(answers) or len(answers) < len(final_answer):
         raise MalformedRowError("no text in column final_answer")
     columns = ("answer_type", "is_multiple_answer", "unit", "error", "subfield")
     metadata = {column: row[column] for column in columns}

@@ -77,8 +77,46 @@ class _Seen:
     conflicting: bool = False
 
 
+def typed(row: dict[str, Any], column: str, *kinds: type) -> Any:
+    """Read a column, of one of some types.
+
+    Args:
+        row: a row of the source, or a part of one.
+        column: name of the column.
+        kinds: the allowed types; a bool is no int.
+
+    Returns:
+        The value.
+
+    Raises:
+        MalformedRowError: if it is missing or of another type.
+    """
+    value = row.get(column)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        allowed = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise MalformedRowError(f"column {column} must be {allowed}, got {type(value).__name__}")
+    return value
+
+
+def answer(row: dict[str, Any], column: str) -> str:
+    """Read an answer: a text, or a whole number, which a reader of csv or JSON makes of digits.
+
+    Args:
+        row: a row of the source, or a part of one.
+        column: name of the column.
+
+    Returns:
+        The text; never empty.
+
+    Raises:
+        MalformedRowError: if it is neither, or empty.
+    """
+    value = row.get(column)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(row, column)
+
+
 def text(row: dict[str, Any], column: str) -> str:
-    """The text of a column, without blanks around it.
+    """Read the text of a column, without blanks around it.
 
     Args:
         row: a row of the source.
@@ -90,7 +128,7 @@ def text(row: dict[str, Any], column: str) -> str:
     Raises:
         MalformedRowError: if it is no text, or empty.
     """
-    value = row[column]
+    value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         raise MalformedRowError(f"no text in column {column}")
     return value.strip()
@@ -166,7 +204,7 @@ def _prepare(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
         for index, question in read_questions(path)
     )
     source = open_source(recipe.data_set, arguments.source, arguments.revision)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(arguments.output)
     malformed: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     seen: dict[bytes, _Seen] = {}
@@ -194,6 +232,9 @@ def _prepare(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
                 overlap.add(index, problem.question)
                 if len(seen) == arguments.limit:
                     break
+        if read == 0:
+            where = ", ".join(map(str, arguments.source or [recipe.data_set.repository]))
+            raise PreparationError(f"{where}: has no rows")
         if not seen:
             raise PreparationError(f"none of {read} rows can be used: {dict(malformed + left_out)}")
         conflicting = {problem.index: problem.rows for problem in seen.values() if problem.conflicting}
@@ -227,6 +268,18 @@ def _prepare(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
     return metadata
 
 
+def _make_room(output: Path) -> None:
+    """Make the directory of the output, or say why a file cannot be written there."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreparationError(f"--output {output}: its directory cannot be made: {error}") from error
+    if output.is_dir():
+        raise PreparationError(f"--output {output}: is a directory; allowed is the path of a parquet file")
+    if not os.access(output.parent, os.W_OK):
+        raise PreparationError(f"--output {output}: {output.parent} cannot be written")
+
+
 def _digest(content: str) -> bytes:
     """Of NFKC with single blanks: what looks the same is the same. Case stays: a and A are two variables."""
     return hashlib.sha256(" ".join(unicodedata.normalize("NFKC", content).split()).encode("utf-8")).digest()
@@ -243,7 +296,7 @@ def _verl_row(recipe: Recipe, problem: Problem, index: int) -> dict[str, Any]:
             "index": index,
             "id": problem.id,
             "question": problem.question,
-            "metadata": json.dumps(problem.metadata, sort_keys=True, ensure_ascii=False),
+            "metadata": json.dumps(problem.metadata, sort_keys=True, ensure_ascii=False, default=str),
         },
     }
 

@@ -1,6 +1,7 @@
 """Rows of a data set, streamed by Hugging Face's `datasets` from the hub or from local files."""
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,9 @@ def _read_local(data_set: DataSet, files: list[Path]) -> Iterator[dict[str, Any]
         try:
             rows = load_dataset(_builder(path), data_files=str(path), split="train", streaming=True)
             yield from _with_columns(rows, data_set.columns, str(path))
-        except (ValueError, DatasetGenerationError) as error:
+        except StopIteration as error:  # of `datasets`, which looks at the first row
+            raise PreparationError(f"{path}: has no rows") from error
+        except (ValueError, OSError, EOFError, zlib.error, DatasetGenerationError) as error:
             raise PreparationError(f"{path}: cannot be read as {_builder(path)}: {error}") from error
 
 
@@ -117,7 +120,7 @@ def _with_columns(rows: Any, columns: tuple[str, ...], where: str) -> Iterator[d
 
 
 def _local_files(data_set: DataSet, paths: list[Path]) -> list[tuple[str, Path]]:
-    """Names for the metadata, which do not depend on where the files lie, and paths."""
+    """Find the files; each with a name for the metadata, which does not depend on where the file lies."""
     files = []
     for path in paths:
         if path.is_dir():

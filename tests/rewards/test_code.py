@@ -72,9 +72,128 @@ def test_the_last_complete_python_block_after_thinking_is_the_program():
     assert extract_program("1. So:\n   ```python\n   if a:\n       b\n   ```") == "if a:\n    b\n"
     assert extract_program("``` no\n" * 3 + "`" * 1000) is None
     start = time.process_time()
+    linear = [str(number) for number in range(500_000)]
+    reference = time.process_time() - start
+    assert linear
+    start = time.process_time()
     for hostile in ("```python\n" * 20_000, "`" * 100_000, " " * 100_000, "```" + " " * 100_000, "\n```" * 30_000):
         extract_program(hostile)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 10 * reference  # quadratic work takes a thousand times as long
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "```python\nCODE```", "```python\nCODE\n``` This prints one.\n", "Solution: ```python\nCODE\n```",
+        "<answer>```python\nCODE\n```</answer>", "```python\nCODE```</answer>", "```py3\nCODE\n```",
+        "````python\nCODE\n````", "```Python\nCODE\n```", "``` python\nCODE\n```", "```python3.11\nCODE\n```",
+        "```python title=x\nCODE\n```", "```python\r\nCODE\r\n```\r\n", "1. So: ```\nCODE\n```",
+        "```python\nno\n```\nBetter:```python\nCODE\n```.", "````python\nCODE\n#```\n````",
+        "  ```python\n  CODE\n  ```", "```python\nCODE\n```\nIt prints:\n```\n1\n```",
+    ],
+)  # fmt: skip
+def test_a_fence_need_not_be_alone_on_its_line(response):
+    program = extract_program(response.replace("CODE", "print(1)"))
+    assert program is not None
+    assert program.splitlines()[0] == "print(1)"
+    assert compute_score("x", response.replace("CODE", "print(1)"), ONE)["score"] == 1.0
+
+
+def test_backticks_within_a_line_of_code_close_nothing():
+    assert extract_program("```python\na = '```'\nb = f(\"``` x\")\n```") == "a = '```'\nb = f(\"``` x\")\n"
+    assert extract_program("Use ```code``` and then nothing") is None
+    assert extract_program("````python\nprint(1)\n```\n") is None
+
+
+ONE = json.dumps({"type": "stdin", "inputs": [""], "outputs": ["1"]})
+GUARDED = "import sys\ndef add(a, b): return a + b\nif __name__ == '__main__':\n    "
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import fileinput\nprint(sum(int(line) for line in fileinput.input()))",
+        "import sys\nif len(sys.argv) > 1: sys.stdin = open(sys.argv[1])\nprint(input())",
+        "import sys\ninput()\nprint(len(sys.argv))",
+        "import sys\nprint(input() if sys.argv == sys.orig_argv[1:] else sys.orig_argv)",
+        "import argparse\nargparse.ArgumentParser().parse_args()\nprint(input())",
+        "print(input())\nexit(1)",
+        "import sys\nprint(input())\nsys.exit('done')",
+        "def main():\n    print(input())\n    raise SystemExit(3)\nif __name__ == '__main__': main()",
+    ],
+)
+def test_a_program_sees_a_command_line_of_its_own_and_may_exit_as_it_likes(program, fusion_url):
+    tests = json.dumps({"type": "stdin", "inputs": ["1\n"], "outputs": ["1\n"]})
+    assert compute_score("x", answer(program), tests)["score"] == 1.0
+    assert compute_score("x", answer(program), tests, sandbox_fusion_url=fusion_url)["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "guarded",
+    [
+        "print(add(*map(int, input().split())))",
+        "sys.exit(0)",
+        "sys.exit(add(1, 2))",
+        "import unittest; unittest.main()",
+    ],
+)
+def test_a_main_guard_does_not_run_where_a_function_is_wanted(guarded, fusion_url):
+    for tests in (FUNCTION, ASSERTS):
+        assert compute_score("x", answer(GUARDED + guarded), tests)["score"] == 1.0
+        assert compute_score("x", answer(GUARDED + guarded), tests, sandbox_fusion_url=fusion_url)["score"] == 1.0
+
+
+def test_a_function_may_come_from_a_program_with_dataclasses_and_pickle():
+    program = (
+        "import dataclasses, pickle\n@dataclasses.dataclass\nclass P:\n    x: int\n"
+        "def add(a, b): return pickle.loads(pickle.dumps(P(a + b))).x"
+    )
+    for tests in (FUNCTION, ASSERTS):
+        assert compute_score("x", answer(program), tests)["score"] == 1.0
+
+
+def test_integers_of_many_digits_are_read_and_printed():
+    digits = "1" + "0" * 20_000
+    stdin = json.dumps({"type": "stdin", "inputs": [digits], "outputs": [digits]})
+    function = f'{{"type": "function", "fn_name": "f", "inputs": [[{digits}]], "outputs": [{digits}]}}'
+    assert compute_score("x", answer("print(int(input()))"), stdin)["score"] == 1.0
+    assert compute_score("x", answer("print(int(input()) + 1)"), stdin)["score"] == 0.0
+    assert compute_score("x", answer("def f(n): return n"), function)["score"] == 1.0
+    assert compute_score("x", answer("def f(n): return n + 1"), function)["score"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "livecodebench", "elsewhere"),
+    [
+        ("3.0", "3", True, True),
+        ("1e3", "1000", True, True),
+        ("1.50 2", "1.5 2.00", True, True),
+        ("-0", "0", True, True),
+        ("  1 2 \r\n3", "1 2\n3\n\n", True, True),
+        ("0.3333333", "0.33333333333", False, True),
+        ("x 3.0", "x 3", False, True),
+        ("a  b", "a b", False, True),
+        ("3.0000001", "3", False, False),
+        ("50000000000000000", "50000000000000001", False, False),
+        ("nan", "nan ", True, True),
+        ("nan 1", "NaN 1", False, False),
+        ("1\n\n2", "1\n2", False, False),
+        ("YES", "Yes", False, False),
+    ],
+)
+def test_output_is_compared_as_in_livecodebench_or_more_leniently(output, expected, livecodebench, elsewhere):
+    assert same_output(output, expected, 0) == livecodebench
+    assert same_output(output, expected) == elsewhere
+    tests = json.dumps({"type": "stdin", "inputs": [""], "outputs": [expected]})
+    for source, right in (("livecodebench", livecodebench), ("deepcoder", elsewhere)):
+        assert compute_score(source, answer(f"print({output!r})"), tests)["score"] == float(right)
+
+
+def test_floats_of_a_function_are_exact_for_livecodebench_alone():
+    tests = '{"type": "function", "fn_name": "f", "inputs": [[]], "outputs": [0.3]}'
+    program = answer("def f(): return 0.1 + 0.2")
+    assert compute_score("livecodebench", program, tests)["score"] == 0.0
+    assert compute_score("deepcoder", program, tests)["score"] == 1.0
 
 
 def test_output_is_compared_word_by_word_with_a_tolerance_for_decimals_alone():
@@ -108,6 +227,16 @@ def test_values_are_compared_as_json_with_a_tolerance_for_floats_alone():
         ('{"type": "stdin", "inputs": [], "outputs": []}', "not empty; got 0 and 0"),
         ('{"type": "stdin", "inputs": ["1"], "outputs": []}', "got 1 and 0"),
         ('{"type": "asserts", "entry_point": "f"}', '"test" must be a str, got None'),
+        ('{"type": ["stdin"]}', r"got \['stdin'\]"),
+        ({"type": "stdin"}, "must be JSON in a str, got .* of type dict"),
+        (7, "must be JSON in a str, got 7 of type int"),
+        (None, "must be JSON in a str, got None of type NoneType"),
+        ('{"type": "stdin", "inputs": [""], "outputs": [1]}', r'"outputs"\[0\] must be a str, got 1 of type int'),
+        (
+            '{"type": "stdin", "inputs": ["", ["1"]], "outputs": ["", ""]}',
+            r'"inputs"\[1\] must be a str, got .* of type list',
+        ),
+        ('{"type": "function", "fn_name": "f", "inputs": [5], "outputs": [1]}', r'"inputs"\[0\] must be a list, got 5'),
     ],
 )
 def test_a_wrong_ground_truth_is_refused_even_for_a_response_without_program(ground_truth, message):
@@ -121,11 +250,9 @@ def test_options_take_effect_and_are_checked():
     assert compute_score("x", answer("x = bytearray(3 * 10**8)\n" + "print(3)"), STDIN, max_tests=1)["score"] == 1.0
     hog = answer("x = bytearray(3 * 10**8)\nprint(3)")
     assert compute_score("x", hog, STDIN, max_tests=1, memory_mb=128)["score"] == 0.0
-    start = time.monotonic()
     assert compute_score("x", answer("while True: pass"), STDIN, time_limit=0.3)["score"] == 0.0
     assert compute_score("x", answer("def add(a, b):\n    while True: pass"), FUNCTION, time_limit=0.3)["score"] == 0.0
     assert compute_score("x", answer("def add(a, b):\n    while True: pass"), ASSERTS, time_limit=0.3)["score"] == 0.0
-    assert time.monotonic() - start < 60
     for option in ("max_tests", "max_concurrent", "time_limit", "memory_mb"):
         with pytest.raises(ValueError, match="must be"):
             compute_score("x", answer("print(3)"), STDIN, **{option: 0})

@@ -1,9 +1,9 @@
-"""Whether two answers in LaTeX mean the same, by math-verify (https://github.com/huggingface/Math-Verify).
+"""Compare answers in processes of their own, which may be killed.
 
-math-verify interrupts itself by signals, which work in a main thread only, and verl scores in other threads; and sympy
-can take for ever, or all memory, on a hostile answer. So it runs in worker processes of its own, started when first
-needed (about a second) and without torch or Ray in them. The kernel ends a worker that exceeds its limits, whether or
-not the trainer still lives; a worker without a trainer ends when its input does.
+math-verify (https://github.com/huggingface/Math-Verify) interrupts itself by signals, which work in a main thread only,
+and verl scores in other threads. sympy can take for ever, or all memory, on a hostile answer. So both run in worker
+processes, which start when first needed (about a second) and have neither torch nor Ray. The kernel ends a worker that
+exceeds its limits, whether or not the trainer still lives. A worker without a trainer ends when its input does.
 """
 
 import importlib.util
@@ -28,26 +28,29 @@ if importlib.util.find_spec("math_verify") is None:
     raise ImportError(f"the package math-verify is not installed: {INSTALL}")
 
 
-class Judge:
-    """Some worker processes, for use from any number of threads.
+class MathVerifyWorkers:
+    """Worker processes that compare answers, for use from any number of threads.
+
+    Args:
+        workers: how many processes may run at once.
 
     Attributes:
-        ended: how many comparisons exceeded a limit, and so counted as "not the same".
+        killed: how many comparisons exceeded a limit, and so counted as "not the same".
     """
 
     def __init__(self, workers: int = WORKERS):
-        self.ended = 0
+        self.killed = 0
         self._lock = threading.Lock()
         self._free: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
         for _ in range(workers):
             self._free.put(None)  # not started
 
     def same(self, answer: str, truth: str, seconds: float) -> bool:
-        """Compare an answer with the true one.
+        """Compare an answer with the true one, as `verl_lad.rewards.answers.same` does with math-verify.
 
         Args:
-            answer: LaTeX of a model, without delimiters.
-            truth: LaTeX of the data set, without delimiters.
+            answer: LaTeX or plain text of a model.
+            truth: LaTeX or plain text of the data set.
             seconds: CPU time that it may take; wall time is limited to four times as much.
 
         Returns:
@@ -67,14 +70,14 @@ class Judge:
             return bool(json.loads(reply))
         worker.wait()
         with self._lock:
-            self.ended += 1
+            self.killed += 1
             logger.warning(
                 "math-verify exceeded %s CPU seconds or %s GB: the answer %.200r to %.200r is wrong (number %s here)",
                 seconds,
                 MEMORY_BYTES // 2**30,
                 answer,
                 truth,
-                self.ended,
+                self.killed,
             )
         return False
 
@@ -88,7 +91,7 @@ class Judge:
             text=True,
             start_new_session=True,
         )
-        if Judge._ask(worker, "") != "ready\n":
+        if MathVerifyWorkers._ask(worker, "") != "ready\n":
             raise RuntimeError(
                 f"math-verify did not start, exit status {worker.wait()}; its message is above. {INSTALL}"
             )
@@ -109,14 +112,13 @@ class Judge:
 
 
 def work() -> None:
-    """Be a worker: one line of JSON [answer, truth, seconds] in, true or false out."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    """Be a worker: read lines of JSON [answer, truth, seconds], write true or false for each."""
+    from verl_lad.rewards.answers import same
+    from verl_lad.rewards.formulas import decide  # brings sympy, which the trainer does without
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit of its own
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # LaTeX alone: math-verify hands other expressions to sympy's parse_expr, which is Python's eval.
-    config = [LatexExtractionConfig()]
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what sympy prints goes elsewhere
     print("ready", file=replies, flush=True)
@@ -125,8 +127,7 @@ def work() -> None:
         # The default action of both ends the process, also in the midst of C code.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, WALL_PER_CPU_SECOND * seconds)
-        parsed = [parse(f"\\boxed{{{latex}}}", config, parsing_timeout=None) for latex in (truth, answer)]
-        same = all(parsed) and verify(*parsed, timeout_seconds=None)
+        right = same(answer, truth, decide)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(bool(same)), file=replies, flush=True)
+        print(json.dumps(right), file=replies, flush=True)

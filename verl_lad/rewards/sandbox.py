@@ -1,4 +1,4 @@
-"""Runs programs that a model wrote: each in a process of its own, confined by the kernel, with limits; or not at all.
+"""Run programs that a model wrote: each in a process of its own, confined by the kernel, with limits; or not at all.
 
 Before anything else, in each process that asks for it, a probe tries what must fail (a socket, a fork, writing a file,
 reading /etc/passwd, a signal to the trainer, an exec). Where one of them succeeds, or the kernel lacks a part of it
@@ -39,6 +39,8 @@ WALL_PER_CPU_SECOND = 4  # as in confined.py, which enforces it; the caller adds
 SLACK_SECONDS = 5.0
 GRACE_SECONDS = 1.0
 TEST_SOURCE_IS_WRONG = 3  # as in confined.py
+INTEGER_DIGITS = 50_000  # of an integer that is read or printed, as in confined.py and LiveCodeBench
+MODULE = "solution"  # name of a program of which a function is wanted, as in confined.py
 ALTERNATIVE = (
     "Use verl's Sandbox Fusion instead: start its service and pass "
     "+reward.custom_reward_function.reward_kwargs.sandbox_fusion_url=http://HOST:PORT/run_code"
@@ -76,7 +78,7 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use.
+    """Limits of what one program may use.
 
     Attributes:
         seconds: CPU time a test; wall time is limited to four times as much.
@@ -95,7 +97,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one confined process ended.
+    """The way in which one confined process ended.
 
     Attributes:
         exit_code: 0 if it ended well; minus the signal's number if it was killed (by a limit: 9, 14, 24 or 27).

@@ -69,8 +69,10 @@ def test_a_program_runs_as_a_script_from_anywhere(tmp_path):
 )
 def test_an_unreachable_hub_is_one_message_with_the_manual_way_within_seconds(tmp_path, environment, cause):
     started = time.monotonic()
+    call([sys.executable, PROGRAMS / "amc.py", "--help"], tmp_path)
+    without_hub = time.monotonic()
     called = call([sys.executable, PROGRAMS / "amc.py", "--output", "x/amc.parquet"], tmp_path, **environment)
-    assert time.monotonic() - started < 60  # about one second alone; other processes may be busy
+    assert time.monotonic() - without_hub < 60 + 5 * (without_hub - started)  # about one second more, when alone
     assert called.returncode == 1
     first, *rest = called.stderr.splitlines()
     assert first.startswith(f"error: amc: AI-MO/aimo-validation-amc cannot be read from the hub: {cause}")

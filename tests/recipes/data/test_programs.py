@@ -8,10 +8,12 @@ import math
 import re
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import datasets
 import pytest
+from errors import LeftOutError, MalformedRowError
 from instructions import BOXED_SUFFIX, DAPO_PREFIX, DAPO_SUFFIX
 
 from .conftest import PROGRAMS, SOURCES, TRAINING_SETS, VALIDATION_SETS, prepare
@@ -268,6 +270,74 @@ def test_a_source_without_a_usable_row_is_an_error_and_leaves_nothing(tmp_path, 
     error = "error: aime25: none of 1 rows can be used: {'answer is not an integer from 0 to 999': 1}\n"
     assert capsys.readouterr().err == error
     assert list((tmp_path / "made").iterdir()) == []
+
+
+VALUES = [None, 5, 2.5, True, "text", "", [], {}, [5], ["a"], [{"a": 1}], {"a": 1}, [None]]
+OPTIONS = Namespace(
+    instruction="boxed", max_tests=None, max_test_bytes=None, first_date="2000-01-01", last_date="2030-01-01"
+)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_column_of_any_other_type_is_a_malformed_row_and_no_traceback(name):
+    recipe = importlib.import_module(name).RECIPE
+    file = next((SOURCES / name).rglob("*.jsonl"))
+    row = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
+    assert recipe.parse(row, OPTIONS).question
+    for column in recipe.data_set.columns:
+        for value in (*VALUES, *map(json.dumps, VALUES)):
+            with contextlib.suppress(MalformedRowError, LeftOutError):
+                problem = recipe.parse({**row, column: value}, OPTIONS)
+                assert all(isinstance(part, str) for part in (problem.question, problem.prompt, problem.ground_truth))
+
+
+def test_a_wrong_type_is_named_with_its_column_and_what_is_allowed():
+    row = {"prompt": "What is 1+1?", "reward_model": {"ground_truth": "2"}, "extra_info": None}
+    parse = importlib.import_module("dapo_math_17k").RECIPE.parse
+    for column, value, message in (
+        ("reward_model", "2", "column reward_model must be dict, got str"),
+        ("extra_info", [1], "column extra_info must be dict or null, got list"),
+        ("prompt", 5, "column prompt must be list or str or null, got int"),
+        ("prompt", [5], "no text in the first message's content of column prompt"),
+    ):
+        with pytest.raises(MalformedRowError, match=message):
+            parse({**row, column: value}, OPTIONS)
+
+
+def test_the_processed_copy_of_dapo_math_has_its_problem_as_text(tmp_path):
+    source = tmp_path / "processed.jsonl"
+    row = {"prompt": "Find 1+1.", "solution": "2", "data_source": "math_dapo", "ability": "MATH"}
+    row |= {"reward_model": {"ground_truth": "2", "style": "rule"}, "extra_info": {"index": "a"}}
+    source.write_text(json.dumps(row) + "\n")
+    made = prepare("dapo_math_17k", tmp_path / "x.parquet", source=source)
+    (made_row,) = made.rows
+    assert made_row["extra_info"]["question"] == "Find 1+1."
+    assert made_row["prompt"][0]["content"] == DAPO_PREFIX + "Find 1+1." + DAPO_SUFFIX
+    assert made_row["reward_model"]["ground_truth"] == "2"
+
+
+@pytest.mark.parametrize("name", ["aime25", "math500", "minerva"])
+def test_an_answer_that_a_reader_made_an_integer_is_read(name):
+    row = {"problem": "1+1", "question": "1+1", "answer": 2, "id": "0", "unique_id": "0", "subject": "", "level": 1}
+    assert importlib.import_module(name).RECIPE.parse(row, OPTIONS).ground_truth == "2"
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for output, message in (
+        (tmp_path, "is a directory; allowed is the path of a parquet file"),
+        (tmp_path / "file" / "x.parquet", "its directory cannot be made: "),
+    ):
+        arguments = ["--output", str(output), "--source", str(SOURCES / "aime25")]
+        assert importlib.import_module("aime25").main(arguments) == 1
+        assert capsys.readouterr().err.startswith(f"error: aime25: --output {output}: {message}")
+
+
+def test_a_source_without_rows_is_named(tmp_path, capsys):
+    (tmp_path / "test.csv").write_text("problem,answer,id\n")
+    arguments = ["--output", str(tmp_path / "x.parquet"), "--source", str(tmp_path / "test.csv")]
+    assert importlib.import_module("aime25").main(arguments) == 1
+    assert capsys.readouterr().err == f"error: aime25: {tmp_path}/test.csv: has no rows\n"
 
 
 def test_a_training_set_that_is_all_contaminated_is_an_error(prepared, tmp_path, capsys):

@@ -73,6 +73,27 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
         list(open_source(DATA_SET, [tmp_path / name], "main").rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "a.jsonl: has no rows"),
+        ("a.json", b"", "a.json: has no rows"),
+        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: has no rows"),
+        ("a.csv", b"", "a.csv: cannot be read as csv"),
+        ("a.parquet", b"", "a.parquet: cannot be read as parquet"),
+        ("a.jsonl.gz", b"none", "a.jsonl.gz: cannot be read as json"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:40], "a.jsonl.gz: cannot be read as json"),
+        ("a.jsonl", b'{"problem": "\xff"}', "a.jsonl: cannot be read as json"),
+        ("a.jsonl", b"5", "a.jsonl: cannot be read as json"),
+        ("a.jsonl", b"\0\0", "a.jsonl: cannot be read as json"),
+    ],
+)
+def test_a_file_that_is_empty_or_broken_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PreparationError, match=message):
+        list(open_source(DATA_SET, [tmp_path / name], "main").rows)
+
+
 def test_an_empty_directory_says_which_files_were_expected(tmp_path):
     with pytest.raises(PreparationError, match=r"no file part_b/train\*\.\*, part_a/train\*\.\*"):
         open_source(DATA_SET, [tmp_path], "main")
