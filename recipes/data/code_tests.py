@@ -59,7 +59,7 @@ def load_tests(content: Any) -> Any:
 
 
 def stdin_tests(pairs: list[tuple[Any, Any]], arguments: argparse.Namespace) -> str:
-    """Tests of a program.
+    """Return the tests of a program.
 
     Args:
         pairs: what is on stdin, and what must be on stdout; a list of lines is joined.
@@ -78,7 +78,7 @@ def stdin_tests(pairs: list[tuple[Any, Any]], arguments: argparse.Namespace) -> 
 
 
 def function_tests(fn_name: str, pairs: list[tuple[Any, Any]], arguments: argparse.Namespace) -> str:
-    """Tests of a function, as APPS and its descendants (TACO, SYNTHETIC-1) and LiveCodeBench write them.
+    """Return the tests of a function, as APPS and its descendants (TACO, SYNTHETIC-1) and LiveCodeBench write them.
 
     LiveCodeBench writes one JSON value a line for the arguments and JSON for the result. APPS writes a list of
     arguments, and mostly a list of one result: if the expected outputs of all tests are lists of one, they are
@@ -108,7 +108,7 @@ def function_tests(fn_name: str, pairs: list[tuple[Any, Any]], arguments: argpar
 
 
 def _choose(pairs: list[tuple[Any, Any]], arguments: argparse.Namespace) -> list[tuple[Any, Any]]:
-    """The tests with the longest inputs among those that are not too large, in their order."""
+    """Return the tests with the longest inputs among those that are not too large, in their order."""
     if not pairs:
         raise MalformedRowError("no tests")
     sizes = [(_size(given), _size(expected)) for given, expected in pairs]

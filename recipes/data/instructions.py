@@ -12,7 +12,7 @@ MATH_INSTRUCTIONS = ("answer", "boxed")
 
 
 def math_prompt(question: str, instruction: str) -> str:
-    """A mathematics problem with its instruction.
+    """Return a mathematics problem with its instruction.
 
     Args:
         question: the problem.
@@ -25,7 +25,7 @@ def math_prompt(question: str, instruction: str) -> str:
 
 
 def stdin_prompt(question: str) -> str:
-    """A programming problem to be solved by a program that reads standard input. The wording is ours."""
+    """Return a programming problem to be solved by a program that reads standard input. The wording is ours."""
     return (
         f"{question}\n\nWrite a Python program that reads the input from stdin and prints the answer to stdout. Reason "
         "step by step, then give the whole program in one block:\n\n```python\n# your program\n```"
@@ -33,7 +33,7 @@ def stdin_prompt(question: str) -> str:
 
 
 def function_prompt(question: str, starter_code: str) -> str:
-    """A programming problem to be solved by completing the given code. The wording is ours."""
+    """Return a problem to be solved by completing the given code. The wording is ours."""
     return (
         f"{question}\n\nComplete the following Python code. Reason step by step, then give all of the code in one "
         f"block:\n\n```python\n{starter_code.rstrip()}\n```"
@@ -41,7 +41,7 @@ def function_prompt(question: str, starter_code: str) -> str:
 
 
 def named_function_prompt(question: str, name: str) -> str:
-    """A programming problem to be solved by a function of which the name alone is known. The wording is ours."""
+    """Return a problem to be solved by a function of which only the name is known. The wording is ours."""
     return (
         f"{question}\n\nWrite a Python function named `{name}`. Reason step by step, then give all of the code in one "
         "block:\n\n```python\n# your code\n```"

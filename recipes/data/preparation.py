@@ -325,7 +325,7 @@ def _summary(files: list[Path], overlap: Overlap, matches: list[Match]) -> dict[
 
 
 def _write_report(path: Path, overlap: Overlap, matches: list[Match]) -> None:
-    """A line for every removed training problem and validation file, then one for every ignored n-gram."""
+    """Return a line for every removed training problem and validation file, then one for every ignored n-gram."""
     lines: list[dict[str, Any]] = [asdict(match) for match in matches]
     lines += [{"ignored": n_gram, "training_problems": count} for n_gram, count in overlap.ignored().items()]
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
