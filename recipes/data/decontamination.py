@@ -108,7 +108,7 @@ class Overlap:
             self._candidates.append((index, everything, found))
 
     def matches(self) -> list[Match]:
-        """Return the overlaps, one for each training problem and validation file, in the order of the training problems."""
+        """Return the overlaps of training problems and validation files, in the order of the training problems."""
         matches = []
         for index, everything, found in self._candidates:
             by_file = {file: Match(index, one, everything) for file, one in self._equal.get(everything, {}).items()}
