@@ -319,13 +319,13 @@ def lad_linear_loss(
     temperature: float = 1.0,
     chunk_size: int | None = None,
 ) -> LADLinearLoss:
-    """sum_b response_weights[b] sum_t lad_loss[b, t], from hidden states, without the (B, T, V) logits.
+    """Compute sum_b response_weights[b] sum_t lad_loss[b, t] from hidden states, without the (B, T, V) logits.
 
-    Equal to `lad_loss` on log_softmax of softcap tanh((hidden @ lm_head_weight.T + bias) / softcap) / temperature.
-    The logits of at most `chunk_size` tokens exist at a time, and only of tokens that count. For ratio="sequence" and
-    "geometric" the weight of a response is known when all of its log-probs are, so the logits of a response of more
-    than chunk_size tokens are computed twice, as all are for an LM head that needs a gradient where products are of a
-    half type. Two transfers from the device: where the tokens are, and their numbers.
+    The result equals `lad_loss` on log_softmax of softcap tanh((hidden @ lm_head_weight.T + bias) / softcap) /
+    temperature. The logits of at most `chunk_size` tokens exist at a time, and only of tokens that count. They are
+    computed once, with two exceptions that compute them twice: a response of more than chunk_size tokens for
+    ratio="sequence" and "geometric", and an LM head that needs a gradient while products are of a half type. The
+    function waits for the device twice, to learn where the tokens are and how many there are in each row.
 
     Args:
         hidden: (B, T, H) hidden states in front of the LM head, of the positions that predict `labels`.
@@ -340,7 +340,7 @@ def lad_linear_loss(
         bias: (V,) of the LM head.
         softcap: bound of the logits, as in Gemma 2.
         temperature: divisor of the logits, the one that the responses were sampled with.
-        chunk_size: tokens whose logits, V numbers each, exist at a time; None: as many as CHUNK_BYTES hold.
+        chunk_size: tokens whose logits, V numbers each, exist at a time; None: as CHUNK_BYTES says.
 
     Returns:
         Loss, log-probs and diagnostics. The loss supports one backward pass: no second order, no retain_graph.
@@ -433,14 +433,14 @@ def _check(
 
 
 def _spans(lengths: Tensor, chunk_size: int) -> Iterator[tuple[int, int, slice]]:
-    """Consecutive rows that hold at most chunk_size tokens together, or a single longer row.
+    """Yield consecutive rows that hold at most chunk_size tokens together, or a single longer row.
 
     Args:
         lengths: (rows,) tokens of each row.
-        chunk_size: as said.
+        chunk_size: tokens of a span at most.
 
     Yields:
-        First row, row behind the last, and where their tokens stand among all; no span without tokens.
+        First row, row behind the last, and the slice of their tokens among all; no span without tokens.
     """
     ends = lengths.cumsum(0).tolist()
     first = done = 0
