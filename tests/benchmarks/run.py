@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 FRAMEWORKS = Path(sys.prefix) / "frameworks"
 TITLES = {
     "bench_loss.py": "The loss, forward and backward with all metrics, against verl's",
-    "bench_loss.py --compile": "The same under torch.compile",
     "bench_advantage.py": "The advantage estimator, against verl's",
     "bench_startup.py": "What the plugin adds to an import",
     "bench_linear.py": "From hidden states to the loss and back",
