@@ -66,7 +66,8 @@ def test_partition_group_gives_each_groups_target_mass_one():
         assert float((advantages[group] / 0.3).exp().mean()) == pytest.approx(1, abs=1e-6)
 
 
-def test_anchored_through_verls_in_reward_kl_is_the_objectives_formula():
+@pytest.mark.parametrize("partition", ["none", "group"])
+def test_anchored_through_verls_in_reward_kl_is_the_objectives_formula(partition):
     """u = s / eta - K, centred: algorithm.lad.anchor=reference only has to set verl's own KL keys."""
     eta = 0.25
     data = make_data()
@@ -75,9 +76,10 @@ def test_anchored_through_verls_in_reward_kl_is_the_objectives_formula():
     scores = data.batch["token_level_scores"].sum(-1)
     uids = data.non_tensor_batch["uid"].tolist()
     data, _ = apply_kl_penalty(data, kl_ctrl=FixedKLController(eta), kl_penalty="kl")
-    config = algorithm(norm_adv_by_std_in_grpo=False, lad={"eta": eta, "anchor": "reference"})
+    config = algorithm(norm_adv_by_std_in_grpo=False, lad={"eta": eta, "anchor": "reference", "partition": partition})
     advantages = estimate("lad", config, data)["advantages"]
-    expected = group_advantages(scores, uids, LADConfig(eta=eta, anchor="reference"), reference_log_ratio=K)
+    settings = LADConfig(eta=eta, anchor="reference", partition=partition)
+    expected = group_advantages(scores - eta * K, uids, settings)
     torch.testing.assert_close(advantages, expected.unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
 
 
