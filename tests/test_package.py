@@ -41,7 +41,6 @@ MAY_IMPORT = {
         "omegaconf",
         "ray",
         "packaging",
-        "verl_lad",  # the root alone: where this copy lies
         "verl_lad.objective",
         "verl_lad.adapters.verl",
         "verl_lad.version",
