@@ -179,6 +179,16 @@ def test_a_name_that_an_external_library_may_register_in_the_workers_is_warned_o
     assert "actor_rollout_ref.model.external_lib=my_models" in message
 
 
+@pytest.mark.parametrize("key", [checks.LOSS_MODE, checks.ESTIMATOR])
+def test_a_run_that_asks_nothing_of_us_may_register_its_names_later(key, compose_config, caplog):
+    checks._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="verl_lad"):
+        OmegaConf.resolve(compose_config("algorithm.adv_estimator=grpo", f"{key}=mine"))
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("verl_lad")]
+    assert f"{key}='mine'" in message
+    assert f"{key}='mine' is not allowed" in refusal(compose_config(*LAD, f"{key}=mine"))
+
+
 def test_a_name_that_another_package_took_after_us_is_refused(compose_config, monkeypatch):
     monkeypatch.setitem(core_algos.POLICY_LOSS_REGISTRY, "lad", core_algos.get_policy_loss_fn("vanilla"))
     message = refusal(compose_config(*LAD))

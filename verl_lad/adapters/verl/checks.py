@@ -115,11 +115,21 @@ def _require_lad_here() -> None:
         raise RuntimeError(f"{NAME!r} is not verl-lad's in verl: {cause}. Run `verl-lad doctor` in this environment")
 
 
+def _is_lad_misspelt(name: Any) -> bool:
+    """Say whether a name has the letters of `lad`, in any case and order; "AdvantageEstimator.LAD" has them too."""
+    letters = [letter for letter in str(name).rpartition(".")[2].lower() if letter.isalpha()]
+    return name != NAME and sorted(letters) == sorted(NAME)
+
+
 def _check_names(root: DictConfig, names: dict[str, Any]) -> None:
-    """Refuse a loss or estimator that verl does not know; it would look the name up only after the first rollout."""
+    """Refuse a loss or estimator that verl does not know; it would look the name up only after the first rollout.
+
+    Only warn where the name may be registered later: by model.external_lib, or in a run that asks nothing of verl-lad.
+    """
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
     external_lib = _get(root, EXTERNAL_LIB)
+    asks_for_lad = names[POLICY_LOSS] != "vanilla" or any(n == NAME or _is_lad_misspelt(n) for n in names.values())
     for key, name in names.items():
         registry = ADV_ESTIMATOR_REGISTRY if key == ESTIMATOR else POLICY_LOSS_REGISTRY
         if (isinstance(name, str) and name in registry) or (key == LOSS_MODE and name == names[POLICY_LOSS]):
@@ -128,9 +138,10 @@ def _check_names(root: DictConfig, names: dict[str, Any]) -> None:
             f"{key}={name!r} is not allowed: verl holds {', '.join(sorted(registry))}. For a name of your own, have "
             "the module that registers it imported with verl: list it in VERL_USE_EXTERNAL_MODULES"
         )
-        if not external_lib or not name:
+        if not name or (asks_for_lad and not external_lib):
             raise ValueError(message)
-        _warn_once(f"{message}. Workers start all the same, since {EXTERNAL_LIB}={external_lib} may register it there")
+        registrar = f"{EXTERNAL_LIB}={external_lib}" if external_lib else "this trainer"
+        _warn_once(f"{message}. Workers start all the same, since {registrar} may register it later")
 
 
 def _check_trainer(root: DictConfig) -> None:
