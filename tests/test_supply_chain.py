@@ -200,7 +200,9 @@ def forbidden_in(source: str) -> set[str]:
                 found.add(name)
             if name in ("np.load", "numpy.load") and "allow_pickle" in given:
                 found.add(name)
-            if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load") and "SafeLoader" not in ast.unparse(node):
+            # SafeLoader makes plain data, BaseLoader text alone; every other loader makes objects.
+            makes_objects = not any(loader in ast.unparse(node) for loader in ("yaml.SafeLoader", "yaml.BaseLoader"))
+            if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load") and makes_objects:
                 found.add(name)
             if name == "os.system" or is_constant(given.get("shell"), True):
                 found.add("shell")
@@ -239,6 +241,7 @@ def test_the_scan_sees(source, what):
         "re.compile(text)",
         "model.eval()",
         "yaml.load(text, Loader=yaml.SafeLoader)",
+        "yaml.load(text, yaml.BaseLoader)",
         "AutoModel.from_pretrained(path, trust_remote_code=False)",
     ],
 )

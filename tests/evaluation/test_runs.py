@@ -132,7 +132,7 @@ def test_a_threshold_that_is_no_number_is_refused():
             '{"input": "x", "output": "y", "score": ' + "9" * 400 + "}",
             r'the key "score" must be a finite number, at most 1e\+300, got 999',
         ),
-        ('{"input": "x", "output": "y", "score": ' + "9" * 5000 + "}", "malformed JSON: Exceeds the limit"),
+        ('{"input": "x", "output": "y", "score": ' + "9" * 60_000 + "}", "malformed JSON: Exceeds the limit"),
         ("[" * 10**5, "malformed JSON: nested too deeply"),
         (
             '{"input": "x", "output": "y", "score": 1, "uid": [1]}',
