@@ -52,10 +52,10 @@ browser:
 
 # One thread: the tensors are tiny, and the tests that start other processes want the second core.
 unit: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not e2e and not long' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not e2e and not long' -n 2 --dist loadfile --durations=25
 
 e2e: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'e2e and not long'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'e2e and not long' --durations=10
 
 # Every recipe and every ALGO, two steps each on CPU, and 10^5 random cases: over an hour. Not in CI.
 long: install
