@@ -74,6 +74,7 @@ def updates_of(run_dir: Path, step: int) -> set[float]:
     return {float(values["step"]) for values in state.values()}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(2 * TIME_LIMIT + 60)  # two launches
 def test_a_run_killed_between_two_steps_and_resumed_goes_on_as_one_never_killed(output_dir, lad_run):
     """Equal exactly: data, learning rate, updates, the weights of trainer and server. Samples differ by chance."""
