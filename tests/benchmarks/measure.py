@@ -86,7 +86,7 @@ def cuda_clock() -> float:
 
 
 def cuda_peak_bytes(run: Callable[[], object]) -> int:
-    """As `peak_bytes`, on a GPU, for a `run` that has run before: compiled, and with cuBLAS's workspaces in place."""
+    """Measure what `peak_bytes` does, on a GPU, for a `run` that is compiled and has cuBLAS's workspaces in place."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What the command `verl-lad` itself says, before any of its commands."""
+"""The command `verl-lad` without any of its commands names the next steps."""
 
 import shlex
 

@@ -14,7 +14,7 @@ DEVICE = os.environ.get("LAD_TEST_DEVICE", "cuda")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if DEVICE == "cuda" and not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.path.parts:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device here"))
 
 

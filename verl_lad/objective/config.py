@@ -115,10 +115,10 @@ class LADConfig:
                 f"{entropy_key}: LAD's target keeps the spread by itself; the bonus is added all the same and moves "
                 "the optimum away from the target"
             )
-        if self.divergence.lower() == "tv" and self.constant != "group":
+        if not get_divergence(self.divergence, self.alpha).strictly_convex and self.constant != "group":
             texts.append(
-                f"{prefix}divergence='tv' is not strictly convex: without {prefix}partition='group' its minimiser is "
-                "not unique"
+                f"{prefix}divergence={self.divergence!r} is not strictly convex: without {prefix}partition='group' "
+                "its minimiser is not unique"
             )
         return texts
 

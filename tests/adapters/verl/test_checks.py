@@ -227,7 +227,7 @@ def test_loss_and_estimator_get_the_same_settings_however_they_are_typed(case, c
 
 
 def anchored_advantages(estimator: str, config) -> torch.Tensor:
-    """Of four responses to one prompt and two to another, by verl's v1 trainer."""
+    """Compute the advantages of four responses to one prompt and two to another, as verl's v1 trainer does."""
     data = DataProto.from_dict(
         tensors={"token_level_rewards": SCORES[:, None], "response_mask": torch.ones(6, 1)},
         non_tensors={"uid": np.array(UIDS, dtype=object)},
