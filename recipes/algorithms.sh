@@ -17,6 +17,7 @@ KL_COV_COEF=${KL_COV_COEF:-1.0}                 # kl_cov: the same paper; verl's
 CLIP_COV_RATIO=${CLIP_COV_RATIO:-0.0002}        # clip_cov: the same paper, and [verl]
 CLIP_COV_LB=${CLIP_COV_LB:-1.0}                 # clip_cov: the same
 CLIP_COV_UB=${CLIP_COV_UB:-5.0}                 # clip_cov: the same
+DRO_BETA=${DRO_BETA:-0.25}                      # dro: [ours: LAD's eta; verl has no default]
 GSPO_CLIP_LOW=${GSPO_CLIP_LOW:-0.0003}          # gspo: [verl: examples/gspo_trainer, after arXiv 2507.18071, section 5.1]
 GSPO_CLIP_HIGH=${GSPO_CLIP_HIGH:-0.0004}        # gspo: the same
 
@@ -84,7 +85,13 @@ case ${ALGO} in
             actor_rollout_ref.actor.clip_ratio_low="${GSPO_CLIP_LOW}"
             actor_rollout_ref.actor.clip_ratio_high="${GSPO_CLIP_HIGH}"
         ) ;;
+    dro)
+        ALGORITHM=(
+            algorithm.adv_estimator=grpo
+            actor_rollout_ref.actor.policy_loss.loss_mode=dro
+            actor_rollout_ref.actor.policy_loss.dro_beta="${DRO_BETA}"
+        ) ;;
     *)
-        echo "ALGO=${ALGO} is not allowed: lad, lad_anchored, grpo, grpo_kl, kl_cov, clip_cov, entropy or gspo" >&2
+        echo "ALGO=${ALGO} is not allowed: lad, lad_anchored, grpo, grpo_kl, kl_cov, clip_cov, entropy, gspo or dro" >&2
         exit 2 ;;
 esac

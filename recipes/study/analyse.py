@@ -16,28 +16,34 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from plan import BESIDE, COST_PAIRS, HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, all_runs
+from plan import BESIDE, COST_PAIRS, HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, Setting, all_runs
 from results import RESULTS, packed_file
 
 from verl_lad.evaluation import bootstrap_mean, paired_bootstrap_difference
 
 LEVELS = (0.80, 0.90, 0.95, 0.97)
+REACHED = LEVELS[:2]  # accuracies whose price in samples is given
 PASS_AT = (4, 16, 64)
 MIN_FOR_INTERVAL = 3
 WARM_UP = 3  # steps of a cost run that are not counted: vLLM compiles at its first tokens
 HARD_TASKS = {f"hard_{case}": change["task"] for case, change in HARD.items()}
 T_QUANTILE = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
+LONGER = 120  # steps of the runs that go on
+FAMILIES = {"balanced": "#0072B2", "mass_one": "#56B4E9", "grpo_kl": "#E69F00", "lad": "#D55E00"}
+"""Beginning of a setting's name -> its colour on the front; the rest is grey."""
 COLOURS = {
     "grpo": "#000000",
-    "lad_anchored": "#0072B2",
+    "balanced-js": "#0072B2",
+    "balanced-alpha0.8": "#332288",
+    "mass_one": "#999999",
     "grpo_kl": "#E69F00",
     "lad": "#D55E00",
     "entropy": "#009E73",
     "kl_cov": "#CC79A7",
     "clip_cov": "#56B4E9",
 }
-"""Okabe & Ito, "Color Universal Design" (2008), without yellow."""
+"""Okabe & Ito, "Color Universal Design" (2008), without yellow, with grey and indigo."""
 STYLE = {"font.size": 8, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False}
 STYLE |= {"axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5, "axes.axisbelow": True}
 LABELS = {"samples": "samples", "mean_accuracy": "accuracy", "share": "share of the base's effective solutions"}
@@ -155,6 +161,114 @@ accuracy: "1 of 3 (best 0.880, 0.930)" means that one of three runs reached it.
     return text
 
 
+def seeded() -> dict[str, tuple[str, Setting]]:
+    """Return group and setting of each setting that has every seed, by name."""
+    groups = (("main", MAIN), ("sweep", SWEEPS))
+    return {name: (group, s) for group, part in groups for name, s in part.items() if s.seeds == SEEDS}
+
+
+def on_front(point: tuple[float, float], points: Iterable[tuple[float, float]]) -> bool:
+    """Return whether no other point is at least as good in both and better in one."""
+    return not any(x >= point[0] and y >= point[1] and (x, y) != point for x, y in points)
+
+
+def end_point(runs: Sequence[Curve]) -> tuple[float, float]:
+    """Return the mean accuracy and share at the end."""
+    return float(np.mean([end(r.mean_accuracy) for r in runs])), float(np.mean([end(r.share) for r in runs]))
+
+
+def at_task(curves: Curves, task: str) -> dict[str, list[Curve]]:
+    """Return the runs of each setting that has all of its seeds on a task."""
+    runs = {name: of_seeds(curves, group, task, name) for name, (group, _) in seeded().items()}
+    return {name: found for name, found in runs.items() if len(found) == len(SEEDS)}
+
+
+def frontier_section(curves: Curves) -> str:
+    """Give accuracy and share at the end, the Pareto front, and the samples that an accuracy takes."""
+    text = f"""\
+## The frontier: accuracy and share at the end of the budget
+
+Every setting that has all {len(SEEDS)} seeds, the most accurate first. Front: no other setting has both a higher mean
+accuracy and a higher mean share. mass_one: anchored LAD with `partition=group`. balanced: with `partition=balanced`.
+
+![frontier at the end](figures/end.png)
+"""
+    for task in TASKS:
+        runs = at_task(curves, task)
+        points = {name: end_point(found) for name, found in runs.items()}
+        rows = [
+            [
+                name,
+                "front" if on_front(points[name], points.values()) else "",
+                interval([end(run.mean_accuracy) for run in runs[name]], 3),
+                interval([end(run.share) for run in runs[name]]),
+                *(at_level(runs[name], level, lambda c: c.samples / 1000, 1) for level in REACHED),
+            ]
+            for name in sorted(runs, key=lambda name: -points[name][0])
+        ]
+        text += f"\n**{task}**:\n\n"
+        text += table(("setting", "", "accuracy", "share", *(f"thousand samples to {x:.2f}" for x in REACHED)), rows)
+    return text + nearest_section(curves) + longer_section(curves)
+
+
+def nearest_section(curves: Curves) -> str:
+    """Compare each LAD setting with the in-reward KL whose share is nearest, in pairs of one task and seed."""
+    rows = []
+    for name, (_, setting) in seeded().items():
+        if not setting.env["ALGO"].startswith("lad"):
+            continue
+        every: list[tuple[Curve, Curve]] = []
+        for task in TASKS:
+            runs = at_task(curves, task)
+            beside = [other for other in runs if seeded()[other][1].env["ALGO"] == "grpo_kl"]
+            if name not in runs or not beside:
+                continue
+            share = end_point(runs[name])[1]
+            nearest = min(beside, key=lambda other: abs(end_point(runs[other])[1] - share))
+            pairs = list(zip(runs[name], runs[nearest], strict=True))
+            every += pairs
+            rows.append([name, task, nearest, *nearest_cells(pairs)])
+        if every:
+            rows.append([name, "all", "", *nearest_cells(every)])
+    head = ("setting", "task", "in-reward KL", "accuracy, difference", "share, difference")
+    return f"""
+## In-reward KL at the nearest share
+
+Each LAD setting beside the in-reward KL, of any beta and number of epochs, whose mean share at the end is nearest on
+the task. Differences at the end, LAD minus KL, over pairs of one task and seed, with 95 % bootstrap intervals.
+
+{table(head, rows)}"""
+
+
+def nearest_cells(pairs: Sequence[tuple[Curve, Curve]]) -> list[str]:
+    """Format the differences in accuracy and share."""
+    return [
+        difference([(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in pairs], len(pairs)),
+        difference([(end(a.share), end(b.share)) for a, b in pairs], len(pairs)),
+    ]
+
+
+def longer_section(curves: Curves) -> str:
+    """Give accuracy and share after the budget and after LONGER steps, one seed."""
+    suffix = f"-steps{LONGER}"
+    rows = []
+    for task in TASKS:
+        for name in SWEEPS:
+            for run in of_seeds(curves, "sweep", task, name) if name.endswith(suffix) else ():
+                step = [r["step"] for r in run.records].index(LONGER // 2) + 1
+                half = slice(step - LAST + 1, step + 1)
+                halfway = f"{run.mean_accuracy[half].mean():.3f} / {run.share[half].mean():.2f}"
+                last = f"{end(run.mean_accuracy):.3f} / {end(run.share):.2f}"
+                rows.append([task, name.removesuffix(suffix), halfway, last])
+    head = ("task", "setting", f"after {LONGER // 2} steps", f"after {LONGER} steps")
+    return f"""
+## Twice the budget
+
+Accuracy / share of one run of {LONGER} steps, seed 0.
+
+{table(head, rows)}"""
+
+
 def paired_table(curves: Curves, comparisons: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> str:
     """Compare two (group, method) over tasks and seeds: share at equal accuracy, and both at the end."""
     rows = []
@@ -182,14 +296,13 @@ def paired_section(curves: Curves) -> str:
     text = f"""\
 ## Paired differences
 
-Pairs have the same task and seed, so the same base. 95 % bootstrap intervals over pairs, from {MIN_FOR_INTERVAL} on.
-"(2 of 9 pairs)": in the other seven one of the two never reached the level. Pairs of one task are alike: an interval is
-about other seeds on these tasks, hardly about other tasks.
+Pairs have the same task and seed, so bases that are alike (see Health). 95 % bootstrap intervals over pairs, from
+{MIN_FOR_INTERVAL} on. "(2 of 9 pairs)": in the other seven one of the two never reached the level. Pairs of one task
+are alike: an interval is about other seeds on these tasks, hardly about other tasks.
 
 {paired_table(curves, [(("main", a), ("main", b)) for a, b in main])}"""
-    for name, setting in SWEEPS.items():
-        if setting.seeds == SEEDS:
-            text += f"\n**{name}**:\n\n" + paired_table(curves, [(("sweep", name), ("main", b)) for b in BESIDE])
+    for name in (name for name in seeded() if name in SWEEPS):
+        text += f"\n**{name}**:\n\n" + paired_table(curves, [(("sweep", name), ("main", b)) for b in BESIDE])
     return text
 
 
@@ -198,8 +311,7 @@ def end_section(curves: Curves) -> str:
     text = "## At the end of the budget\n\n![learning](figures/learning.png)\n"
     for task in TASKS:
         rows = [[name, *end_cells(of_seeds(curves, "main", task, name))] for name in MAIN]
-        seeded = [name for name, setting in SWEEPS.items() if setting.seeds == SEEDS]
-        rows += [[name, *end_cells(of_seeds(curves, "sweep", task, name))] for name in seeded]
+        rows += [[name, *end_cells(of_seeds(curves, "sweep", task, name))] for name in seeded() if name in SWEEPS]
         text += f"\n**{task}**:\n\n" + table(("setting", *END_HEAD), rows)
     text += "\n## Hard cases\n\n![hard](figures/hard.png)\n"
     for group, task in HARD_TASKS.items():
@@ -266,6 +378,10 @@ def health_section(curves: Curves) -> str:
     hours = sum(run.seconds for run in runs) / 3600
     in_steps = sum(run.records[-1]["seconds"]["step"] for run in runs) / 3600
     diff = max(record["rollout_probs_diff"] for run in runs for record in run.records)
+    bases: dict[str, list[float]] = {}
+    for run in runs:
+        bases.setdefault(run.base, []).append(float(run.mean_accuracy[0]))
+    spread, base = max((max(values) - min(values), name) for name, values in bases.items())
     versions = sorted({", ".join(f"{k} {v}" for k, v in run.run["versions"].items()) for run in runs})
     dates = sorted(run.run["date"] for run in runs)
     return f"""\
@@ -280,6 +396,8 @@ def health_section(curves: Curves) -> str:
 - The same divided by its sampling error: {z.min():+.1f} to {z.max():+.1f} over runs, and
   {excess.sum() / math.sqrt(variance.sum()):+.1f} all together. The accuracy of the policy that drew the samples is
   interpolated between two measurements, an error that this leaves out.
+- A base is made anew on each machine, and two kinds of CPU round differently. Accuracies of bases of one name differ by
+  at most {spread:.3f} ({base}).
 - Versions: {"; ".join(versions)}.
 - Machine: {"; ".join(sorted({run.run["machine"] for run in runs}))}. Dates: {dates[0]} to {dates[-1]}.
 """
@@ -290,7 +408,13 @@ def report(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
     sections = ["# Results of the study\n\nMade by analyse.py; do not edit. README.md says what they mean.\n"]
     sections.append(status_section(curves, others, plan))
     if curves:
-        sections += [DEFINITIONS, matched_section(curves), paired_section(curves), end_section(curves)]
+        sections += [
+            DEFINITIONS,
+            frontier_section(curves),
+            matched_section(curves),
+            paired_section(curves),
+            end_section(curves),
+        ]
         sections += [sweep_section(curves), cost_section(curves), health_section(curves)]
     return "\n".join(sections)
 
@@ -321,17 +445,44 @@ def draw_figure(curves: Curves, groups: dict[str, str], methods: Iterable[str], 
         handles, labels = panels[0, 0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=100)
-        Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)  # a third of the bytes
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure with 64 colours: a third of the bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)
+    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
+
+
+def draw_ends(curves: Curves, path: Path) -> None:
+    """Draw accuracy and share at the end: a dot a seed, a name at each setting's mean, and the Pareto front."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+        for axes, task in zip(figure.subplots(1, len(TASKS), sharey=True), TASKS, strict=True):
+            axes.set(title=task, xlabel=LABELS["mean_accuracy"])
+            runs = at_task(curves, task)
+            points = {name: end_point(found) for name, found in runs.items()}
+            for name, found in runs.items():
+                colour = next((c for family, c in FAMILIES.items() if name.startswith(family)), "#888888")
+                ends = [(end(run.mean_accuracy), end(run.share)) for run in found]
+                axes.plot(*zip(*ends, strict=True), "o", color=colour, markersize=2, alpha=0.5)
+                axes.plot(*points[name], "o", color=colour, markersize=5)
+                axes.annotate(name, points[name], (3, 3), textcoords="offset points", fontsize=5.5, color=colour)
+            front = sorted(point for point in points.values() if on_front(point, points.values()))
+            axes.plot([x for x, _ in front], [y for _, y in front], color="#888888", linewidth=0.8, zorder=0)
+            axes.set_ylim(bottom=0)
+        figure.axes[0].set_ylabel(LABELS["share"])
+        save(figure, path)
 
 
 def draw_figures(curves: Curves, directory: Path) -> None:
-    """Write frontier.png, learning.png and hard.png."""
+    """Write end.png, frontier.png, learning.png and hard.png."""
     directory.mkdir(parents=True, exist_ok=True)
     main = {task: ("main", task) for task in TASKS}
     hard = {f"{group.removeprefix('hard_')} ({task})": (group, task) for group, task in HARD_TASKS.items()}
     frontier, learning, sharing = ("mean_accuracy", "share"), ("samples", "mean_accuracy"), ("samples", "share")
+    draw_ends(curves, directory / "end.png")
     draw_figure(curves, main, MAIN, [frontier], directory / "frontier.png")
     draw_figure(curves, main, MAIN, [learning, sharing], directory / "learning.png")
     draw_figure(curves, hard, HARD_METHODS, [learning, frontier], directory / "hard.png")

@@ -8,7 +8,7 @@ imprecise   trained on right answers alone until it is right with probability AC
     python bases.py OUTPUT --task digits --kind calibrated --accuracy 0.4 --seed 0
 
 Writes OUTPUT/model, OUTPUT/train.parquet, OUTPUT/val.parquet (verl's format) and OUTPUT/base.json, the base's exact
-statistics. Deterministic on one machine; about a minute on one core. Does nothing if OUTPUT exists.
+statistics. Deterministic on one kind of CPU; about a minute on one core. Does nothing if OUTPUT exists.
 """
 
 import argparse

@@ -17,6 +17,11 @@ LAST = 5  # measurements, two steps apart, whose mean stands for a run's end, an
 PROMPTS_A_STEP = 8  # run_study.sh, TRAIN_BATCH_SIZE
 
 
+def sums_tokens(run: dict[str, Any]) -> bool:
+    """Return whether the loss of a run sums over the tokens of a response."""
+    return run["env"].get("RATIO") == "sequence" or any("token-sum" in override for override in run["overrides"])
+
+
 class Crossing(NamedTuple):
     """A run where its accuracy first reaches a level."""
 
@@ -57,6 +62,11 @@ class Curve:
                    actor_peak_mb=last.get("actor_peak_mb"))  # fmt: skip
 
     @property
+    def base(self) -> str:
+        """The base's name, as plan.Run.base."""
+        return "{task}-{kind}-{base_accuracy}-seed{seed}".format(**self.run)
+
+    @property
     def mean_accuracy(self) -> np.ndarray:
         """(S,)."""
         return self.accuracy.mean(1)
@@ -79,10 +89,10 @@ class Curve:
     def response_entropy(self) -> np.ndarray:
         """(S - 1,) nats of a response, in samples of the policy that began the step.
 
-        verl aggregates actor/entropy as the loss: summed over the response at RATIO=sequence, and otherwise a mean over
-        tokens, which the mean length turns into the mean sum.
+        verl aggregates actor/entropy as the loss: summed over the response, or a mean over tokens, which the mean
+        length turns into the mean sum.
         """
-        summed = self.run["env"].get("RATIO") == "sequence"
+        summed = sums_tokens(self.run)
         return np.array([r["entropy"] * (1.0 if summed else r["response_length"]) for r in self.records])
 
     def crossing(self, level: float) -> Crossing | None:

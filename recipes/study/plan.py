@@ -59,16 +59,20 @@ def epochs(number: int) -> tuple[str, ...]:
     return (f"actor_rollout_ref.actor.ppo_epochs={number}",)
 
 
-def anchored(eta: float = 0.125, **more: str) -> dict[str, str]:
-    """Return the variables of anchored LAD with mass one, at sequence level, where the anchored target is exact."""
-    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", "PARTITION": "group", **more}
+def anchored(partition: str, eta: float = 0.125, **more: str) -> dict[str, str]:
+    """Return the variables of anchored LAD, at sequence level, where its target is exact. "group" is mass one."""
+    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", "PARTITION": partition, **more}
 
+
+TO_GO = ("+trainer.reward_to_go=True",)  # trainer.reward_to_go
+PER_TOKEN_SUM = ("actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum",)
+ALPHA = ("algorithm.lad.alpha=0.8",)
 
 # The main comparison; lad is the paper's setting. The cov methods have ten times the ratios of their papers, since an
 # update has 130 to 350 tokens here: they then change at least one token.
 MAIN = {
     "grpo": Setting({"ALGO": "grpo"}, seeds=SEEDS),
-    "lad_anchored": Setting(anchored(), seeds=SEEDS),
+    "mass_one": Setting(anchored("group"), seeds=SEEDS),
     "grpo_kl": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.125"}, seeds=SEEDS),
     "lad": Setting({"ALGO": "lad"}, seeds=SEEDS),
     "entropy": Setting({"ALGO": "entropy", "ENTROPY_COEFF": "0.01"}, seeds=SEEDS),
@@ -82,19 +86,36 @@ SWEEPS = {
     "lad-eta1": Setting({"ALGO": "lad", "ETA": "1"}),
     "lad-sequence": Setting({"ALGO": "lad", "RATIO": "sequence"}),
     "grpo_kl-0.03125": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.03125"}),
-    "grpo_kl-0.0625": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.0625"}),
-    "anchored-eta0.0625": Setting(anchored(0.0625)),
-    "anchored-eta0.25": Setting(anchored(0.25)),
-    "anchored-epochs2": Setting(anchored(), epochs(2)),
-    "anchored-epochs4": Setting(anchored(), epochs(4), seeds=SEEDS),
-    "anchored-token": Setting(anchored(RATIO="token")),
-    "anchored-hd": Setting(anchored(DIVERGENCE="hd")),
-    "anchored-kl": Setting(anchored(DIVERGENCE="kl")),
-    "anchored-alpha0.8": Setting(anchored(DIVERGENCE="alpha"), ("algorithm.lad.alpha=0.8",)),
+    "grpo_kl-0.0625": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.0625"}, seeds=SEEDS),
+    "grpo_kl-0.25": Setting({"ALGO": "grpo_kl", "KL_COEF": "0.25"}, seeds=SEEDS),
+    "mass_one-eta0.0625": Setting(anchored("group", 0.0625)),
+    "mass_one-eta0.25": Setting(anchored("group", 0.25)),
+    "mass_one-epochs2": Setting(anchored("group"), epochs(2)),
+    "mass_one-epochs4": Setting(anchored("group"), epochs(4), seeds=SEEDS),
+    "mass_one-token": Setting(anchored("group", RATIO="token")),
+    "mass_one-hd": Setting(anchored("group", DIVERGENCE="hd")),
+    "mass_one-kl": Setting(anchored("group", DIVERGENCE="kl")),
+    "mass_one-alpha0.8": Setting(anchored("group", DIVERGENCE="alpha"), ALPHA),
+    "balanced-js": Setting(anchored("balanced"), seeds=SEEDS),
+    "balanced-alpha0.8": Setting(anchored("balanced", DIVERGENCE="alpha"), ALPHA, seeds=SEEDS),
+    "balanced-alpha0.8-epochs4": Setting(anchored("balanced", DIVERGENCE="alpha"), (*ALPHA, *epochs(4)), seeds=SEEDS),
+    "balanced-kl": Setting(anchored("balanced", DIVERGENCE="kl")),
+    "balanced-rkl": Setting(anchored("balanced", DIVERGENCE="rkl")),
+    "balanced-js-to_go": Setting(anchored("balanced", RATIO="token"), (*TO_GO, *PER_TOKEN_SUM)),
+    "balanced-js-to_go-epochs4": Setting(
+        anchored("balanced", RATIO="token"), (*TO_GO, *PER_TOKEN_SUM, *epochs(4)), seeds=SEEDS
+    ),
+    "grpo_kl-0.125-to_go": Setting(MAIN["grpo_kl"].env, TO_GO),
+    "lad-balanced": Setting({"ALGO": "lad", "PARTITION": "balanced"}),
+    "dro-0.25": Setting({"ALGO": "dro", "DRO_BETA": "0.25"}, seeds=SEEDS),
+    "grpo_kl-0.125-epochs2": Setting(MAIN["grpo_kl"].env, epochs(2), seeds=SEEDS),
     "grpo_kl-0.125-nostd": Setting(MAIN["grpo_kl"].env, ("algorithm.norm_adv_by_std_in_grpo=False",)),
-    "grpo_kl-0.125-epochs4": Setting(MAIN["grpo_kl"].env, epochs(4)),
+    "grpo_kl-0.125-epochs4": Setting(MAIN["grpo_kl"].env, epochs(4), seeds=SEEDS),
+    "grpo-steps120": Setting(MAIN["grpo"].env, steps=120),
+    "grpo_kl-0.125-steps120": Setting(MAIN["grpo_kl"].env, steps=120),
+    "balanced-js-steps120": Setting(anchored("balanced"), steps=120),
 }
-BESIDE = ("grpo", "lad", "grpo_kl", "lad_anchored")
+BESIDE = ("grpo", "lad", "grpo_kl", "mass_one")
 
 # Where anchoring may hurt: a base that is wrong almost everywhere, one that has not learned the task, long responses.
 HARD: dict[str, dict[str, Any]] = {
@@ -102,10 +123,10 @@ HARD: dict[str, dict[str, Any]] = {
     "imprecise": {"task": "digits", "kind": "imprecise"},
     "long": {"task": "long_path"},
 }
-HARD_METHODS = ("grpo", "lad_anchored", "grpo_kl", "lad")
+HARD_METHODS = ("grpo", "mass_one", "grpo_kl", "lad", "balanced-js", "balanced-alpha0.8")
 
 # What LAD costs beside what it replaces: the pairs take turns within one launch on a machine that does nothing else.
-COST_PAIRS = (("lad", "grpo"), ("lad_anchored", "grpo_kl"))
+COST_PAIRS = (("lad", "grpo"), ("mass_one", "grpo_kl"))
 
 
 def all_runs() -> list[Run]:

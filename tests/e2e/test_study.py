@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 TIME_LIMIT = 600
-RUNS = ["main-digits-grpo-seed0", "main-digits-lad_anchored-seed0"]
+RUNS = ["main-digits-grpo-seed0", "main-digits-mass_one-seed0"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(TIME_LIMIT + 120)]
 

@@ -26,6 +26,7 @@ LOSS_MODE = {
     "clip_cov": "clip_cov",
     "entropy": "vanilla",
     "gspo": "gspo",
+    "dro": "dro",
 }
 ALGORITHM_KEYS = (
     "algorithm.",

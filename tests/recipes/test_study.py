@@ -264,7 +264,7 @@ def test_the_plans_names_are_unique_and_its_main_comparison_has_three_seeds_of_e
     every = {(run.task, run.seed) for run in runs if run.group == "main"}
     for name, setting in study.plan.SWEEPS.items():
         wanted = {(task, seed) for task, seed in every if seed in setting.seeds}
-        assert {(run.task, run.seed) for run in runs if run.method == name} == wanted
+        assert {(run.task, run.seed) for run in runs if (run.group, run.method) == ("sweep", name)} == wanted
 
 
 def test_a_new_setting_is_one_line_of_the_plan(study, monkeypatch):
@@ -276,11 +276,11 @@ def test_a_new_setting_is_one_line_of_the_plan(study, monkeypatch):
     assert len(study.plan.all_runs()) == before + 9
     assert {run.steps for run in runs} == {120}
     text = study.analyse.report(made_results(study), [], study.plan.all_runs())
-    assert text.count("| new |") == 3 + 3
+    assert text.count("| new |") == 3 * 3 + 4
     assert "| new - grpo_kl |" in text
 
 
-def test_every_method_of_the_plan_composes_as_verl_does(tmp_path):
+def test_every_method_of_the_plan_composes_as_verl_does(study, tmp_path):
     """Those that differ in more than a number, with the arguments that run_study.sh gives, in a process of its own."""
     recorder = tmp_path / "python"
     recorder.write_text(
@@ -307,13 +307,13 @@ import plan, train
 seen, found = set(), {}
 common = sys.argv[2:]
 for run in plan.all_runs():
-    key = (run.env["ALGO"], run.env.get("RATIO"), *sorted(run.env), bool(run.overrides))
+    key = (run.env["ALGO"], run.env.get("RATIO"), *sorted(run.env), *(o.split("=")[0] for o in run.overrides))
     if key in seen:
         continue
     seen.add(key)
     config = train.configure(run, Path("assets"), common)
     actor = config.actor_rollout_ref.actor
-    found[run.method] = [run.env, actor.loss_agg_mode, actor.ppo_epochs, config.algorithm.use_kl_in_reward,
+    found[run.method] = [run.record(), actor.loss_agg_mode, actor.ppo_epochs, config.algorithm.use_kl_in_reward,
                          config.trainer.total_training_steps]
 print(json.dumps(found))
 """
@@ -327,13 +327,12 @@ print(json.dumps(found))
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 14
-    for method, (env, loss_agg_mode, ppo_epochs, _, steps) in found.items():
-        # what curves.Curve.response_entropy relies on
-        expected = "seq-mean-token-sum" if env.get("RATIO") == "sequence" else "token-mean"
+    assert len(found) >= 20
+    for method, (run, loss_agg_mode, ppo_epochs, _, steps) in found.items():
+        expected = "seq-mean-token-sum" if study.curves.sums_tokens(run) else "token-mean"
         assert loss_agg_mode == expected, method
         assert ppo_epochs == (int(method[-1]) if "epochs" in method else 1), method
-        assert steps == 60
+        assert steps == (120 if "steps120" in method else 60)
     assert found["grpo_kl"][3]
     assert not found["grpo"][3]
 
@@ -357,7 +356,7 @@ def curve(study, accuracy, share, method="grpo", task="digits", seed=0, **run):
         for step, a in zip(steps, accuracy[1:], strict=True)
     )
     return study.curves.Curve(
-        {"name": "made", "env": {}, "method": method, "task": task, "seed": seed, **run},
+        {"name": "made", "env": {}, "overrides": [], "method": method, "task": task, "seed": seed, **run},
         np.array([0.0, *(128 * steps)]),
         np.stack([accuracy - 0.01, accuracy + 0.01], 1),
         np.log(share)[:, None] + np.log([20.0, 30.0]),
@@ -408,8 +407,9 @@ def test_pass_at_k_is_exact_per_prompt(study):
 
 def test_the_entropy_is_of_a_response_under_either_aggregation(study):
     assert curve(study, [0.4, 0.5], [1.0, 1.0]).response_entropy == pytest.approx([2.0])
-    summed = curve(study, [0.4, 0.5], [1.0, 1.0], env={"RATIO": "sequence"})
-    assert summed.response_entropy == pytest.approx([0.5])
+    override = ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum"]
+    for summed in ({"env": {"RATIO": "sequence"}}, {"env": {"RATIO": "token"}, "overrides": override}):
+        assert curve(study, [0.4, 0.5], [1.0, 1.0], **summed).response_entropy == pytest.approx([0.5])
 
 
 def test_an_interval_needs_three_values(study):
@@ -445,7 +445,7 @@ def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up_and_of_pea
     curves["cost", "digits", "lad", 0] = timed(1010.0, [*slow_start, 53.5, 54.0, 54.5])
     text = study.analyse.cost_section(curves)
     assert "| lad / grpo | 1 | 1.00 | 0.500 (0.500) | 2.00 | 0.500 (0.500) | 1000 | 1.010 (1.010) |" in text
-    assert "| lad_anchored / grpo_kl | 0 | no run | no run | no run |" in text
+    assert "| mass_one / grpo_kl | 0 | no run | no run | no run |" in text
 
 
 def test_missing_runs_are_said(study):
@@ -455,7 +455,7 @@ def test_missing_runs_are_said(study):
     missing = {"main-path-lad-seed1", "hard_long-long_path-lad-seed0"}
     text = study.analyse.status_section(made_results(study, missing), ["x"], plan)
     assert "| main | path | 20 of 21 | lad (seed 1) |" in text
-    assert "| hard_long | long_path | 3 of 4 | lad (seed 0) |" in text
+    assert "| hard_long | long_path | 5 of 6 | lad (seed 0) |" in text
     assert "no run of plan.py as it stands: x" in text
     assert "| main | path | 0 of 21 |" in study.analyse.report({}, [], plan)
 
@@ -464,20 +464,39 @@ def test_all_tables_and_figures_come_from_a_whole_study_and_are_small(study, tmp
     curves = made_results(study)
     study.analyse.draw_figures(curves, tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert sorted(sizes) == ["frontier.png", "hard.png", "learning.png"]
+    assert sorted(sizes) == ["end.png", "frontier.png", "hard.png", "learning.png"]
     assert max(sizes.values()) < 150_000
     text = study.analyse.report(curves, [], study.plan.all_runs())
     assert "no run" not in text
     assert "nan" not in text
     for line_head in (
-        "| anchored-epochs4 |",
-        "| lad_anchored - grpo_kl |",
-        "| anchored-epochs4 - lad |",
+        "| mass_one-epochs4 |",
+        "| mass_one - grpo_kl |",
+        "| mass_one-epochs4 - lad |",
         "**hard_long** (long_path):",
     ):
         assert line_head in text
     assert "+0.00 [+0.00, +0.00] (9 of 9 pairs)" in text
-    assert set(study.analyse.COLOURS) == set(study.plan.MAIN)
+    assert set(study.analyse.COLOURS) == {*study.plan.MAIN, *study.plan.HARD_METHODS}
+
+
+def test_the_front_has_the_points_that_no_other_beats_in_both(study):
+    points = [(0.9, 0.1), (0.8, 0.5), (0.7, 0.5), (0.7, 0.9), (0.6, 0.8), (0.9, 0.1)]
+    assert [study.analyse.on_front(point, points) for point in points] == [True, True, False, True, False, True]
+
+
+def test_a_setting_is_compared_with_the_in_reward_kl_of_the_nearest_share_on_each_task(study):
+    names = {"grpo_kl": (0.8, 0.6), "grpo_kl-0.25": (0.7, 0.9), "balanced-js": (0.75, 0.85)}
+    curves = {}
+    for name, (accuracy, share) in names.items():
+        group, _ = study.analyse.seeded()[name]
+        for seed in study.plan.SEEDS:
+            made = curve(study, [0.4, *[accuracy] * 5], [1.0, *[share] * 5], method=name, seed=seed)
+            curves[group, "digits", name, seed] = made
+    text = study.analyse.nearest_section(curves)
+    same = "+0.05 [+0.05, +0.05] (3 of 3 pairs) | -0.05 [-0.05, -0.05] (3 of 3 pairs) |"
+    assert f"| balanced-js | digits | grpo_kl-0.25 | {same}" in text
+    assert f"| balanced-js | all |  | {same}" in text
 
 
 # --- results
@@ -565,7 +584,7 @@ def test_the_readmes_table_is_that_of_the_committed_results(study):
     readme = (STUDY / "README.md").read_text()
     curves, _ = study.curves.read_curves(study.results.packed_file(STUDY / "results"), study.plan.all_runs())
     end = study.curves.end
-    for method in ("grpo", "grpo_kl", "lad", "lad_anchored"):
+    for method in ("grpo", "grpo_kl", "lad", "mass_one"):
         cells = []
         for task in study.plan.TASKS:
             runs = study.curves.of_seeds(curves, "main", task, method)
