@@ -12,7 +12,7 @@ shift
 
 ########################### user-adjustable ###########################
 export MODEL_PATH=${MODEL_PATH:?a directory with a small model of the Hugging Face layout}
-export DATA_DIR=${DATA_DIR:?what recipes/data/prepare_math.sh or prepare_code.sh wrote}
+export DATA_DIR=${DATA_DIR:?what recipes/data/prepare_math.sh, prepare_code.sh or prepare_gsm8k.sh wrote}
 export RUN_DIR=${RUN_DIR:-outputs/on_cpu/${RECIPE%.sh}-${ALGO:-lad}}
 export N_GPUS=${N_GPUS:-2}                      # FSDP ranks, and vLLM servers
 export GEN_TP=${GEN_TP:-1} SP_SIZE=${SP_SIZE:-1}

@@ -16,7 +16,13 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-GPU_RECIPES = ["run_qwen_math", "run_nemotron_1.5b_math", "run_deepscaler_1.5b_math", "run_r1_distill_7b_code"]
+GPU_RECIPES = [
+    "run_qwen_math",
+    "run_nemotron_1.5b_math",
+    "run_deepscaler_1.5b_math",
+    "run_r1_distill_7b_code",
+    "run_qwen2.5_0.5b_gsm8k",
+]
 LOSS_MODE = {
     "lad": "lad",
     "lad_anchored": "lad",
@@ -170,6 +176,23 @@ def test_an_unknown_choice_is_refused_with_what_is_allowed(variable, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
+def test_a_recipe_composes_with_what_a_cpu_needs(recipe, composed):
+    script = f'N_GPUS=2; source "{RECIPES / "cpu.sh"}"; printf "%s\\n" "${{CPU[@]}}"'
+    cpu = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout
+    config = composed(recipe, *cpu.splitlines())
+    assert config.trainer.device == "cpu"
+    assert config.actor_rollout_ref.model.override_config.attn_implementation == "sdpa"
+    assert not config.actor_rollout_ref.model.use_remove_padding
+
+
+def test_gsm8k_is_rewarded_by_verl_itself_on_one_gpu(composed):
+    config = composed("run_qwen2.5_0.5b_gsm8k")
+    assert config.reward.custom_reward_function.path is None
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (1, 1)
+    assert not config.actor_rollout_ref.actor.use_kl_loss
+
+
+@pytest.mark.parametrize("recipe", GPU_RECIPES)
 def test_paths_do_not_depend_on_where_a_ray_worker_stands(recipe, composed):
     config = composed(recipe)
     paths = [
@@ -190,7 +213,7 @@ def test_every_value_names_its_source(recipe):
     for line in text.splitlines():
         name = re.match(r"(?:export )?([A-Z_]+)=\$", line)
         if name and name[1] not in free:
-            assert re.search(r"\[(paper|verl|ours|the model's card)|arXiv|the same", line), line
+            assert re.search(r"\[(paper|FlowRL|verl|ours|the model's card)|arXiv|the same", line), line
 
 
 SMALL_MODELS = {
