@@ -9,7 +9,9 @@
 #   ALGO=grpo bash recipes/run_r1_distill_7b_code.sh        a baseline
 #   NNODES=2 RAY_ADDRESS=auto bash recipes/run_r1_distill_7b_code.sh trainer.total_training_steps=100
 #
-# Sources of the values: [paper] arXiv 2602.20132 as reported, [verl] its default or the example named, [ours] this project's.
+# Sources of the values: [paper] arXiv 2602.20132 as reported, [FlowRL] the published scripts of FlowRL (arXiv 2509.15207),
+# whose models, data and benchmarks the paper uses, where the paper's value is not known, [verl] its default or the example
+# named, [ours] this project's. FlowRL's KL loss is left out: LAD has none, and grpo_kl is the baseline with a KL.
 set -xeuo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,16 +33,16 @@ SP_SIZE=${SP_SIZE:-2}                           # Ulysses sequence parallel size
 GPU_MEMORY_UTILIZATION=${GPU_MEMORY_UTILIZATION:-0.6}  # of vLLM [verl: examples/grpo_trainer]
 OFFLOAD=${OFFLOAD:-False}                       # parameters and optimizer to CPU memory; True on small GPUs
 
-TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-128}       # prompts a step [ours]
-ROLLOUT_N=${ROLLOUT_N:-8}                       # responses a prompt [ours]
-MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-32}          # prompts an update [ours: four updates a step]
-MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}    # tokens [verl: recipe/dapo]
-MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-16384}  # tokens [ours: long chains of thought]
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-64}        # prompts a step [FlowRL]
+ROLLOUT_N=${ROLLOUT_N:-8}                       # responses a prompt [FlowRL]
+MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-32}          # prompts an update [FlowRL]
+MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}    # tokens [FlowRL]
+MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-8192}  # tokens [FlowRL]
 MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-$((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH))}  # a micro-batch [ours]
-LR=${LR:-1e-6}                                  # [verl: default, recipe/dapo]
-LR_WARMUP_STEPS=${LR_WARMUP_STEPS:-10}          # [verl: recipe/dapo]
-WEIGHT_DECAY=${WEIGHT_DECAY:-0.1}               # [verl: recipe/dapo]
-TEMPERATURE=${TEMPERATURE:-1.0}                 # [verl: default]
+LR=${LR:-1e-6}                                  # [FlowRL]
+LR_WARMUP_STEPS=${LR_WARMUP_STEPS:-10}          # [FlowRL]
+WEIGHT_DECAY=${WEIGHT_DECAY:-0.1}               # [FlowRL]
+TEMPERATURE=${TEMPERATURE:-0.6}                 # [FlowRL]
 
 STEPS=${STEPS:-200}                             # [ours]
 TEST_FREQ=${TEST_FREQ:-20}                      # steps [ours]

@@ -36,7 +36,7 @@ COUNTS = {
     "livecodebench": (5, 3, 0, 0, 0, 1, 1),
     "humanevalplus": (4, 3, 0, 0, 0, 1, 0),
     "codeforces": (6, 3, 0, 0, 0, 0, 3),
-    "gsm8k": (9, 4, 1, 2, 1, 1, 0),
+    "gsm8k": (15, 10, 1, 2, 1, 1, 0),
 }
 
 # A part of the question, and its answer from Python.
@@ -82,6 +82,12 @@ ANSWERS = {
     "waters 5 beds": 5 * 8 + 3 * 2,
     "4 schools": 7 * 12 // 4,
     "Lena reads": 23 * 6 + 11,
+    "theatre": 18 * 24 - 75,
+    "Omar runs": (4 + 6) * 5,
+    "48 pencils": 48 // 6 - 2,
+    "half a liter": 7 / 2,
+    "holds 35 books": 35 * 40,
+    "3 shirts": 90 - 3 * 17,
 }
 
 
