@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run another recipe of this directory scaled down on two CPU cores, with the same script, reward and algorithm. It shows
-# that a change works before it takes GPUs. It says nothing about speed or accuracy at scale.
+# that a change works before it takes GPUs. It says nothing about speed or accuracy at scale. Two FSDP ranks, two vLLM
+# servers, float32, small batches: about 8 GB with a tiny model.
 #
 #   MODEL_PATH=a/small/model DATA_DIR=data/math bash recipes/on_cpu.sh run_qwen_math.sh
 #   ALGO=lad_anchored STEPS=10 MODEL_PATH=... DATA_DIR=... bash recipes/on_cpu.sh run_qwen_math.sh algorithm.lad.eta=0.5

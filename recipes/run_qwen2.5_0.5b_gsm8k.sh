@@ -14,7 +14,7 @@ set -xeuo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 ########################### user-adjustable ###########################
-ALGO=${ALGO:-lad}                               # lad lad_anchored grpo grpo_kl kl_cov clip_cov entropy gspo
+ALGO=${ALGO:-lad}                               # lad lad_anchored grpo grpo_kl kl_cov clip_cov entropy gspo dro
 # ETA, DIVERGENCE, RATIO, ANCHOR and the baselines' own settings, each with its source: recipes/algorithms.sh
 SEED=${SEED:-1}
 MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-0.5B-Instruct}  # [verl] hub name, or a directory

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # DeepSeek-R1-Distill-Qwen-7B on DeepCoder-Preview, with LAD or one of its baselines: FSDP2 + vLLM on one 8-GPU node or several.
 # Validation on LiveCodeBench, HumanEval+ and Codeforces problems.
-# Model-written code runs in a sandbox, never in a trainer process.
+# Model-written code runs in a confined subprocess on the node of the reward worker, never in a trainer process: resource limits,
+# seccomp and Landlock, without privileges (verl_lad/rewards/sandbox.py). This needs Linux 5.13 or newer on x86_64; aarch64 is
+# written but not run. Where it does not hold, the script ends before the training starts. There, or for stronger isolation,
+# SANDBOX_FUSION_URL=http://host:port/run_code uses a Sandbox Fusion server (github.com/bytedance/SandboxFusion) through verl's
+# own client. Programs have the standard library alone.
 # Composed, and run scaled down on CPU (recipes/on_cpu.sh); not yet run on a GPU.
 #
 #   bash recipes/data/prepare_code.sh                     once: training set, decontaminated, and validation sets
 #   bash recipes/run_r1_distill_7b_code.sh                  LAD as in the paper
 #   ALGO=grpo bash recipes/run_r1_distill_7b_code.sh        a baseline
 #   NNODES=2 RAY_ADDRESS=auto bash recipes/run_r1_distill_7b_code.sh trainer.total_training_steps=100
+#
+# The paper reports, with LAD: LiveCodeBench Avg@16 33.51, HumanEval+ Avg@16 82.29. These numbers are second-hand, and we have
+# reproduced none of them. codeforces.parquet gives a pass rate, not the rating that the paper reports.
 #
 # Sources of the values: [paper] arXiv 2602.20132 as reported, [FlowRL] the published scripts of FlowRL (arXiv 2509.15207),
 # whose models, data and benchmarks the paper uses, where the paper's value is not known, [verl] its default or the example
@@ -17,7 +24,7 @@ set -xeuo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 ########################### user-adjustable ###########################
-ALGO=${ALGO:-lad}                               # lad lad_anchored grpo grpo_kl kl_cov clip_cov entropy gspo
+ALGO=${ALGO:-lad}                               # lad lad_anchored grpo grpo_kl kl_cov clip_cov entropy gspo dro
 # ETA, DIVERGENCE, RATIO, ANCHOR and the baselines' own settings, each with its source: recipes/algorithms.sh
 SEED=${SEED:-1}
 MODEL_PATH=${MODEL_PATH:-deepseek-ai/DeepSeek-R1-Distill-Qwen-7B}  # [paper] hub name, or a directory
