@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run another recipe of this directory scaled down on two CPU cores, with the same script, reward and algorithm. It shows
-# that a change works before it takes GPUs. It says nothing about speed or accuracy at scale.
+# that a change works before it takes GPUs. It says nothing about speed or accuracy at scale. Two FSDP ranks, two vLLM
+# servers, float32, small batches: about 8 GB with a tiny model.
 #
 #   MODEL_PATH=a/small/model DATA_DIR=data/math bash recipes/on_cpu.sh run_qwen_math.sh
 #   ALGO=lad_anchored STEPS=10 MODEL_PATH=... DATA_DIR=... bash recipes/on_cpu.sh run_qwen_math.sh algorithm.lad.eta=0.5
@@ -12,7 +13,7 @@ shift
 
 ########################### user-adjustable ###########################
 export MODEL_PATH=${MODEL_PATH:?a directory with a small model of the Hugging Face layout}
-export DATA_DIR=${DATA_DIR:?what recipes/data/prepare_math.sh or prepare_code.sh wrote}
+export DATA_DIR=${DATA_DIR:?what recipes/data/prepare_math.sh, prepare_code.sh or prepare_gsm8k.sh wrote}
 export RUN_DIR=${RUN_DIR:-outputs/on_cpu/${RECIPE%.sh}-${ALGO:-lad}}
 export N_GPUS=${N_GPUS:-2}                      # FSDP ranks, and vLLM servers
 export GEN_TP=${GEN_TP:-1} SP_SIZE=${SP_SIZE:-1}

@@ -14,9 +14,6 @@ export MODEL_PATH=${MODEL_PATH:-nvidia/OpenMath-Nemotron-1.5B}  # [paper]
 export DATA_DIR=${DATA_DIR:-data/math_boxed}              # [ours] answers in \boxed{}, as the model was trained
 export RUN_DIR=${RUN_DIR:-outputs/run_nemotron_1.5b_math/${ALGO:-lad}-seed${SEED:-1}}
 export GEN_TP=${GEN_TP:-1}                                # [ours]
-export TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-256}          # [ours]
-export MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-64}             # [ours] four updates a step
-export MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-16384}  # [ours] long chains of thought
 export VAL_TEMPERATURE=${VAL_TEMPERATURE:-0.6}            # [ours] usual for distilled reasoning models
 export VAL_TOP_P=${VAL_TOP_P:-0.95}                       # the same
 

@@ -13,7 +13,7 @@ set -xeuo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 ########################### user-adjustable ###########################
-ALGO=${ALGO:-lad}                               # lad lad_anchored grpo grpo_kl kl_cov clip_cov entropy gspo
+ALGO=${ALGO:-lad}                               # lad lad_anchored grpo grpo_kl kl_cov clip_cov entropy gspo dro
 SEED=${SEED:-1}
 ASSETS_DIR=$(realpath -m "${ASSETS_DIR:-outputs/smollm2/assets}")
 RUN_DIR=$(realpath -m "${RUN_DIR:-outputs/smollm2/${ALGO}-seed${SEED}}")

@@ -172,6 +172,13 @@ def test_the_readme_names_the_commands(command):
     assert command in README
 
 
+def test_the_readmes_quickstart_is_whole():
+    (block,) = re.findall(r"## Quickstart.*?```bash\n(.*?)```", README, re.DOTALL)
+    assert "..." not in block
+    commands = [line.partition("  #")[0].split()[0] for line in block.splitlines()]
+    assert commands == ["git", "python3", "pip", "verl-lad", "bash", "bash", "verl-lad"]
+
+
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 140
 

@@ -8,6 +8,8 @@ DAPO_PREFIX = (
 DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
 # Qwen2.5-Math's and many others', for backbones that were trained on boxed answers.
 BOXED_SUFFIX = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+# verl's own for GSM8K, word for word (examples/data_preprocess/gsm8k.py): its reward reads the number after "####".
+GSM8K_SUFFIX = ' Let\'s think step by step and output the final answer after "####".'
 MATH_INSTRUCTIONS = ("answer", "boxed")
 
 

@@ -57,6 +57,8 @@ class Recipe:
         split: "train" or "test". Training sets can be decontaminated.
         parse: makes a problem of a row; raises MalformedRowError or LeftOutError.
         add_arguments: adds the program's own options.
+        one_instruction: in mathematics, whether the reward function knows one instruction only, so that the program has
+            no `--instruction`.
     """
 
     data_set: DataSet
@@ -65,6 +67,7 @@ class Recipe:
     split: str
     parse: Callable[[dict[str, Any], argparse.Namespace], Problem]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    one_instruction: bool = False
 
 
 @dataclass
@@ -170,7 +173,7 @@ def _parse_arguments(recipe: Recipe, description: str, argv: list[str] | None) -
     )
     origin.add_argument("--revision", default="main", help="branch, tag or commit on the hub")
     parser.add_argument("--limit", type=_positive, help="stop reading after so many different problems")
-    if recipe.ability == "math":
+    if recipe.ability == "math" and not recipe.one_instruction:
         parser.add_argument(
             "--instruction",
             choices=MATH_INSTRUCTIONS,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from .health import complaints, training_steps
@@ -17,8 +18,19 @@ BENCHMARKS = {
     "math": {"math500", "aime24", "aime25", "amc", "olympiadbench", "minerva"},
     "code": {"livecodebench", "humanevalplus", "codeforces"},
 }
+"""Of a domain with a reward of this package. verl's own reward, of gsm8k, writes the score alone."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(TIME_LIMIT + 300)]
+
+
+def with_marks(directory: Path) -> Path:
+    """Copy GSM8K's training set for tiny_model.py, which teaches "Answer: TRUTH", with "#### 7" in place of "7"."""
+    lessons = directory / "lessons" / "train"
+    lessons.mkdir(parents=True)
+    rows = pd.read_parquet(directory / "data" / "train" / "gsm8k.parquet")
+    rows["reward_model"] = [{**one, "ground_truth": f"#### {one['ground_truth']}"} for one in rows["reward_model"]]
+    rows.to_parquet(lessons / "gsm8k.parquet")
+    return lessons.parent
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +47,9 @@ def assets(tmp_path_factory):
                 env={**environment, "OUTPUT_DIR": str(directory / "data")},
                 check=True,
             )
+            lessons = with_marks(directory) if domain == "gsm8k" else directory / "data"
             subprocess.run(
-                [sys.executable, Path(__file__).parent / "tiny_model.py", directory / "model", directory / "data"],
+                [sys.executable, Path(__file__).parent / "tiny_model.py", directory / "model", lessons],
                 check=True,
             )
         return made[domain]
@@ -51,6 +64,7 @@ def assets(tmp_path_factory):
         pytest.param("run_r1_distill_7b_code", "code", "lad", marks=pytest.mark.long),
         pytest.param("run_nemotron_1.5b_math", "math", "lad", marks=pytest.mark.long),
         pytest.param("run_deepscaler_1.5b_math", "math", "lad", marks=pytest.mark.long),
+        pytest.param("run_qwen2.5_0.5b_gsm8k", "gsm8k", "lad", marks=pytest.mark.long),
         *(
             pytest.param("run_qwen_math", "math", algo, marks=pytest.mark.long)
             for algo in ("grpo", "grpo_kl", "kl_cov", "clip_cov", "entropy", "gspo")
@@ -86,6 +100,9 @@ def test_a_recipe_trains_and_validates_on_every_benchmark_with_its_real_reward(r
         assert trained[0]["actor/reward_kl_penalty_coeff"] == 0.125
     for step in (0, 2):
         samples = [json.loads(line) for line in (run_dir / "validation" / f"{step}.jsonl").read_text().splitlines()]
+        assert {sample["score"] for sample in samples} <= {0.0, 1.0}
+        if domain not in BENCHMARKS:
+            continue
         assert {sample["benchmark"] for sample in samples} == BENCHMARKS[domain]
         assert {sample["acc"] for sample in samples} <= {0.0, 1.0}
         assert any(sample["solution"] for sample in samples), "no answer was found in any response"

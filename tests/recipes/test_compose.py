@@ -16,7 +16,8 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-GPU_RECIPES = ["run_qwen_math", "run_nemotron_1.5b_math", "run_deepscaler_1.5b_math", "run_r1_distill_7b_code"]
+EIGHT_GPU_RECIPES = ["run_qwen_math", "run_nemotron_1.5b_math", "run_deepscaler_1.5b_math", "run_r1_distill_7b_code"]
+GPU_RECIPES = [*EIGHT_GPU_RECIPES, "run_qwen2.5_0.5b_gsm8k"]
 LOSS_MODE = {
     "lad": "lad",
     "lad_anchored": "lad",
@@ -133,6 +134,17 @@ def test_the_papers_setting_is_the_default(composed):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("recipe", EIGHT_GPU_RECIPES)
+def test_what_the_paper_does_not_say_is_flowrls(recipe, composed):
+    config, code = composed(recipe), recipe == "run_r1_distill_7b_code"
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert (actor.optim.lr, actor.optim.lr_warmup_steps, actor.optim.weight_decay) == (1e-6, 10, 0.1)
+    assert (config.data.train_batch_size, actor.ppo_mini_batch_size, rollout.n) == (64 if code else 512, 32, 8)
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (2048, 8192)
+    assert rollout.temperature == (0.6 if code else 1.0)
+    assert (actor.entropy_coeff, actor.use_kl_loss) == (0, False)
+
+
 def test_the_anchored_variant_takes_its_own_temperature_and_switches_in_reward_kl_on(composed):
     config = composed("run_qwen_math", ALGO="lad_anchored")
     assert config.algorithm.lad.eta == config.algorithm.kl_ctrl.kl_coef == 0.125
@@ -171,6 +183,23 @@ def test_an_unknown_choice_is_refused_with_what_is_allowed(variable, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
+def test_a_recipe_composes_with_what_a_cpu_needs(recipe, composed):
+    script = f'N_GPUS=2; source "{RECIPES / "cpu.sh"}"; printf "%s\\n" "${{CPU[@]}}"'
+    cpu = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout
+    config = composed(recipe, *cpu.splitlines())
+    assert config.trainer.device == "cpu"
+    assert config.actor_rollout_ref.model.override_config.attn_implementation == "sdpa"
+    assert not config.actor_rollout_ref.model.use_remove_padding
+
+
+def test_gsm8k_is_rewarded_by_verl_itself_on_one_gpu(composed):
+    config = composed("run_qwen2.5_0.5b_gsm8k")
+    assert config.reward.custom_reward_function.path is None
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (1, 1)
+    assert not config.actor_rollout_ref.actor.use_kl_loss
+
+
+@pytest.mark.parametrize("recipe", GPU_RECIPES)
 def test_paths_do_not_depend_on_where_a_ray_worker_stands(recipe, composed):
     config = composed(recipe)
     paths = [
@@ -191,7 +220,7 @@ def test_every_value_names_its_source(recipe):
     for line in text.splitlines():
         name = re.match(r"(?:export )?([A-Z_]+)=\$", line)
         if name and name[1] not in free:
-            assert re.search(r"\[(paper|verl|ours|the model's card)|arXiv|the same", line), line
+            assert re.search(r"\[(paper|FlowRL|verl|ours|the model's card)|arXiv|the same", line), line
 
 
 SMALL_MODELS = {
@@ -222,12 +251,6 @@ def test_a_small_models_recipe_is_the_qwen_recipe_with_its_own_defaults(recipe, 
     assert {key: value for key, value in different.items() if key not in directory | data} == {
         "actor_rollout_ref.model.path": SMALL_MODELS[recipe],
         "actor_rollout_ref.rollout.tensor_model_parallel_size": "1",
-        "data.train_batch_size": "256",
-        "actor_rollout_ref.actor.ppo_mini_batch_size": "64",
-        "data.max_response_length": "16384",
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": "18432",
-        "actor_rollout_ref.rollout.max_model_len": "18432",
-        "actor_rollout_ref.rollout.max_num_batched_tokens": "18432",
         "actor_rollout_ref.rollout.val_kwargs.temperature": "0.6",
         "actor_rollout_ref.rollout.val_kwargs.top_p": "0.95",
     }

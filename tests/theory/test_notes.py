@@ -10,6 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 NOTES = (REPOSITORY / "docs" / "theory.md").read_text(encoding="utf-8")
 TEST_ID = re.compile(r"`(tests/[\w/]+\.py::test_\w+)`")
+ROW = re.compile(r"^\| (\d+\.\d+) \| (.*) \|$", re.MULTILINE)
+"""Groups: a statement's number, and its tests, in the table at the end."""
 
 
 def statements() -> dict[str, str]:
@@ -45,8 +47,12 @@ def test_statements_are_numbered_in_order_and_each_names_a_test():
     assert sections == list(range(1, len(sections) + 1))
     expected = [(s, i + 1) for s in sections for i in range(sum(section == s for section, _ in numbers))]
     assert numbers == expected
+    rows = ROW.findall(NOTES.partition("\n## Tests\n")[2])
+    assert [number for number, _ in rows] == list(statements())
+    for number, tests in rows:
+        assert TEST_ID.search(tests), f"{number} names no test"
     for number, text in statements().items():
-        assert TEST_ID.search(text), f"{number} names no test"
+        assert not TEST_ID.search(text), f"{number} names a test outside the table"
         assert "*Proof.*" in text or "not a proof" in text, f"{number} has no proof"
 
 

@@ -15,8 +15,11 @@ SOURCES = Path(__file__).parent / "sources"
 VALIDATION_SETS = {
     "math": ("math500", "aime24", "aime25", "amc", "olympiadbench", "minerva"),
     "code": ("livecodebench", "humanevalplus", "codeforces"),
+    "gsm8k": ("gsm8k",),
 }
-TRAINING_SETS = {"math": "dapo_math_17k", "code": "deepcoder"}
+TRAINING_SETS = {"math": "dapo_math_17k", "code": "deepcoder", "gsm8k": "gsm8k"}
+VALIDATION_OPTIONS = {"gsm8k": ("--split", "test")}
+"""Of the program that makes both sets of a domain."""
 
 sys.path.insert(0, str(PROGRAMS))
 
@@ -43,12 +46,13 @@ def prepare(name: str, output: Path, *options: object, source: Path | None = Non
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> dict[str, Prepared]:
-    """All programs, run on the sources of this directory; training sets decontaminated."""
+    """All programs, run on the sources of this directory; training sets decontaminated. gsm8k: its training set."""
     directory = tmp_path_factory.mktemp("prepared")
     made = {}
     for domain, names in VALIDATION_SETS.items():
         for name in names:
-            made[name] = prepare(name, directory / domain / "val" / f"{name}.parquet")
+            output = directory / domain / "val" / f"{name}.parquet"
+            made[name] = prepare(name, output, *VALIDATION_OPTIONS.get(name, ()))
         name = TRAINING_SETS[domain]
         files = [made[name].path for name in names]
         made[name] = prepare(name, directory / domain / "train" / f"{name}.parquet", "--decontaminate", *files)

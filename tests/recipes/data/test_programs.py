@@ -14,11 +14,12 @@ from pathlib import Path
 import datasets
 import pytest
 from errors import LeftOutError, MalformedRowError
-from instructions import BOXED_SUFFIX, DAPO_PREFIX, DAPO_SUFFIX
+from instructions import BOXED_SUFFIX, DAPO_PREFIX, DAPO_SUFFIX, GSM8K_SUFFIX
+from verl.utils.reward_score import default_compute_score
 
 from .conftest import PROGRAMS, SOURCES, TRAINING_SETS, VALIDATION_SETS, prepare
 
-DATA_SOURCES = {"dapo_math_17k": "math_dapo"}
+DATA_SOURCES = {"dapo_math_17k": "math_dapo", "gsm8k": "openai/gsm8k"}
 DOMAINS = {name: domain for domain in VALIDATION_SETS for name in (*VALIDATION_SETS[domain], TRAINING_SETS[domain])}
 SOLUTIONS = json.loads((Path(__file__).parent / "solutions.json").read_text(encoding="utf-8"))
 
@@ -35,6 +36,7 @@ COUNTS = {
     "livecodebench": (5, 3, 0, 0, 0, 1, 1),
     "humanevalplus": (4, 3, 0, 0, 0, 1, 0),
     "codeforces": (6, 3, 0, 0, 0, 0, 3),
+    "gsm8k": (15, 10, 1, 2, 1, 1, 0),
 }
 
 # A part of the question, and its answer from Python.
@@ -74,6 +76,18 @@ ANSWERS = {
     "thrown straight up": 147 / 98,
     "photon": 1240 / 500,
     "y(0)=2": "2 e^{-3 t}",
+    "melons": 14 * 9 - 31,
+    "ferry": 85 * 16,
+    "valley": 6 - 15,
+    "waters 5 beds": 5 * 8 + 3 * 2,
+    "4 schools": 7 * 12 // 4,
+    "Lena reads": 23 * 6 + 11,
+    "theatre": 18 * 24 - 75,
+    "Omar runs": (4 + 6) * 5,
+    "48 pencils": 48 // 6 - 2,
+    "half a liter": 7 / 2,
+    "holds 35 books": 35 * 40,
+    "3 shirts": 90 - 3 * 17,
 }
 
 
@@ -92,7 +106,7 @@ def test_rows_are_verls(prepared, name):
     split = "train" if name in TRAINING_SETS.values() else "test"
     for row in prepared[name].rows:
         assert row["data_source"] == DATA_SOURCES.get(name, name)
-        assert row["ability"] == DOMAINS[name]
+        assert row["ability"] == ("code" if DOMAINS[name] == "code" else "math")
         assert row["reward_model"]["style"] == "rule"
         assert row["extra_info"]["split"] == split
         (message,) = row["prompt"]
@@ -121,7 +135,7 @@ def test_verl_can_concatenate_the_validation_sets_of_a_domain(prepared, domain, 
     assert len(datasets.concatenate_datasets(parts)) == sum(len(prepared[n].rows) for n in VALIDATION_SETS[domain])
 
 
-@pytest.mark.parametrize("name", [name for name in COUNTS if DOMAINS[name] == "math"])
+@pytest.mark.parametrize("name", [name for name in COUNTS if DOMAINS[name] != "code"])
 def test_answers_of_the_invented_problems_are_right(prepared, name):
     for row in prepared[name].rows:
         (answer,) = (value for part, value in ANSWERS.items() if part in row["extra_info"]["question"])
@@ -172,6 +186,25 @@ def test_the_boxed_instruction_replaces_the_data_sets_own(tmp_path):
         assert row["prompt"][0]["content"] == row["extra_info"]["question"] + BOXED_SUFFIX
 
 
+def test_gsm8k_is_what_verls_reward_for_it_reads(prepared, tmp_path):
+    validation = prepare("gsm8k", tmp_path / "val.parquet", "--split", "test")
+    assert [row["reward_model"]["ground_truth"] for row in validation.rows] == ["21", "149"]
+    assert {row["extra_info"]["split"] for row in validation.rows} == {"test"}
+    for row in prepared["gsm8k"].rows + validation.rows:
+        truth = row["reward_model"]["ground_truth"]
+        assert row["prompt"][0]["content"] == row["extra_info"]["question"] + GSM8K_SUFFIX
+        assert default_compute_score(row["data_source"], f"So it is\n#### {truth}", truth) == 1.0
+        assert default_compute_score(row["data_source"], f"So it is {truth}", truth) == 0.0
+    assert "1360" in [row["reward_model"]["ground_truth"] for row in prepared["gsm8k"].rows]
+
+
+def test_gsm8k_has_one_instruction_and_no_option_for_it(tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "x.parquet"), "--source", str(SOURCES / "gsm8k"), "--instruction", "boxed"]
+    with pytest.raises(SystemExit):
+        importlib.import_module("gsm8k").main(arguments)
+    assert "unrecognized arguments: --instruction boxed" in capsys.readouterr().err
+
+
 def test_problems_with_two_answers_go_and_duplicates_stay_once(prepared):
     questions = [row["extra_info"]["question"] for row in prepared["dapo_math_17k"].rows]
     assert not any("diagonals of a convex decagon" in question for question in questions)
@@ -184,6 +217,7 @@ def test_problems_with_two_answers_go_and_duplicates_stay_once(prepared):
     [
         ("dapo_math_17k", "aime24", 9, "let s be the set of positive integers less than 500 that have"),
         ("deepcoder", "codeforces", 5, "mila has n jars with a i marbles each she repeatedly moves one"),
+        ("gsm8k", "gsm8k", 4, "a baker makes 7 trays with 12 rolls on each tray and gives"),
     ],
 )
 def test_a_training_problem_from_a_validation_set_goes_and_is_reported(prepared, training, validation, index, n_gram):
