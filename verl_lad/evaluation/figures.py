@@ -1,7 +1,8 @@
 """Draw the two figures of the report. An algorithm has one colour in both. Needs matplotlib, but no display."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from verl_lad.evaluation.runs import Run
@@ -45,13 +46,22 @@ Panel = tuple[str, str, str, Callable[["Axes"], None]]
 """Title, labels of both axes, and what draws within them."""
 
 
-def draw_validations(rows: Sequence[Row]) -> "Figure":
+def styles_of(runs: Sequence[Run]) -> dict[str, Style]:
+    """Give each algorithm a colour and, after six, another line style."""
+    names = dict.fromkeys(run.algorithm for run in runs)
+    looks = ((colour, line) for line in ("-", "--", ":", "-.") for colour in COLOURS)
+    return {
+        name: {"color": colour, "linestyle": line} for name, (colour, line) in zip(names, cycle(looks), strict=False)
+    }
+
+
+def draw_validations(rows: Sequence[Row], styles: dict[str, Style]) -> "Figure":
     """Draw a row of panels a benchmark: accuracy and effective solutions over training, Pass@k, and one over the other.
 
     Args:
         rows: the table, at least one row.
+        styles: see `styles_of`.
     """
-    styles = _styles(row.algorithm for row in rows)
     panels = []
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
         lines = {a: [row for row in rows if (row.algorithm, row.benchmark) == (a, benchmark)] for a in styles}
@@ -59,9 +69,8 @@ def draw_validations(rows: Sequence[Row]) -> "Figure":
     return _sheet(panels, 4, styles)
 
 
-def draw_training(runs: Sequence[Run]) -> "Figure | None":
+def draw_training(runs: Sequence[Run], styles: dict[str, Style]) -> "Figure | None":
     """Draw what verl logged of training, a line a run; None if the runs have none of the metrics that are drawn."""
-    styles = _styles(run.algorithm for run in runs)
     logged = sorted({name for run in runs for name in run.curves})
     names = [name for name in _TRAINING if name in logged]
     names += [name for name in logged if name.startswith("actor/lad/")]
@@ -93,6 +102,7 @@ def _panels_of(benchmark: str, lines: dict[str, list[Row]], styles: dict[str, St
             points = [(int(key[5:]), found) for key, found in last.items() if key.startswith("pass@")]
             _draw_line(axes, [(1, last[AVG.key]), *points], styles[algorithm])
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
 
     def frontier(axes: "Axes") -> None:
         axes.axhline(1.0, color="#777777", linestyle=":", linewidth=0.9)
@@ -127,11 +137,6 @@ def _draw_line(axes: "Axes", points: Sequence[tuple[int, Estimate]], style: Styl
     if banded:
         x, low, high = zip(*banded, strict=True)
         axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
-
-
-def _styles(algorithms: Iterable[str]) -> dict[str, Style]:
-    names = enumerate(dict.fromkeys(algorithms))
-    return {name: {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":")[i // 6 % 3]} for i, name in names}
 
 
 def _sheet(panels: Sequence[Panel], columns: int, styles: dict[str, Style]) -> "Figure":

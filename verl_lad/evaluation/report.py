@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from verl_lad.evaluation.figures import draw_training, draw_validations
+from verl_lad.evaluation.figures import draw_training, draw_validations, styles_of
 from verl_lad.evaluation.records import Complain
 from verl_lad.evaluation.runs import Run, load_runs
 from verl_lad.evaluation.table import RESAMPLES, Row, columns, format_table, make_rows, show
@@ -69,7 +69,11 @@ def make_report(
     if not runs:
         return Report("", None, complaints)
     rows = make_rows(runs, complaints.append)
-    drawings = {"validations": draw_validations(rows) if rows else None, "training": draw_training(runs)}
+    styles = styles_of(runs)
+    drawings = {
+        "validations": draw_validations(rows, styles) if rows else None,
+        "training": draw_training(runs, styles),
+    }
     if figure is not None:
         _save(drawings["validations"], figure, complaints.append)
     output.mkdir(parents=True, exist_ok=True)
