@@ -48,11 +48,8 @@ Panel = tuple[str, str, str, Callable[["Axes"], None]]
 
 def styles_of(runs: Sequence[Run]) -> dict[str, Style]:
     """Give each algorithm a colour and, after six, another line style."""
-    names = dict.fromkeys(run.algorithm for run in runs)
-    looks = ((colour, line) for line in ("-", "--", ":", "-.") for colour in COLOURS)
-    return {
-        name: {"color": colour, "linestyle": line} for name, (colour, line) in zip(names, cycle(looks), strict=False)
-    }
+    looks = cycle({"color": colour, "linestyle": line} for line in ("-", "--", ":", "-.") for colour in COLOURS)
+    return dict(zip(dict.fromkeys(run.algorithm for run in runs), looks, strict=False))
 
 
 def draw_validations(rows: Sequence[Row], styles: dict[str, Style]) -> "Figure":
@@ -99,7 +96,7 @@ def _panels_of(benchmark: str, lines: dict[str, list[Row]], styles: dict[str, St
     def passes(axes: "Axes") -> None:
         for algorithm, rows in lines.items():
             last = rows[-1].estimates
-            points = [(int(key[5:]), found) for key, found in last.items() if key.startswith("pass@")]
+            points = [(int(key.removeprefix("pass@")), found) for key, found in last.items() if key.startswith("pass@")]
             _draw_line(axes, [(1, last[AVG.key]), *points], styles[algorithm])
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -107,8 +104,9 @@ def _panels_of(benchmark: str, lines: dict[str, list[Row]], styles: dict[str, St
     def frontier(axes: "Axes") -> None:
         axes.axhline(1.0, color="#777777", linestyle=":", linewidth=0.9)
         for algorithm, rows in lines.items():
-            both = [(row.estimates[AVG.key].value, row.estimates[SHARE.key].value) for row in rows if _has_share(row)]
-            x, y = [point[0] for point in both], [point[1] for point in both]
+            shared = [row.estimates for row in rows if SHARE.key in row.estimates]
+            bounded = [found for found in shared if math.isfinite(found[SHARE.key].value)]
+            x, y = ([found[key].value for found in bounded] for key in (AVG.key, SHARE.key))
             axes.plot(x, y, **styles[algorithm], marker="o", linewidth=1.0)
             axes.plot(x[-1:], y[-1:], **styles[algorithm], marker="o", markersize=7)
         axes.set_ylim(bottom=0.0)
@@ -119,10 +117,6 @@ def _panels_of(benchmark: str, lines: dict[str, list[Row]], styles: dict[str, St
         (benchmark, "k, last validation", "Pass@k", passes),
         (benchmark, "Avg@n", "effective solutions of base", frontier),
     ]
-
-
-def _has_share(row: Row) -> bool:
-    return SHARE.key in row.estimates and math.isfinite(row.estimates[SHARE.key].value)
 
 
 def _draw_line(axes: "Axes", points: Sequence[tuple[int, Estimate]], style: Style) -> None:

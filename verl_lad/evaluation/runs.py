@@ -11,15 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_lad.evaluation.records import (
-    Complain,
-    number_under,
-    parse_object,
-    read_file,
-    read_lines,
-    refuse,
-    text_under,
-)
+from verl_lad.evaluation.records import Complain, number_under, parse_object, read_file, read_lines, refuse, text_under
 from verl_lad.evaluation.validation import Key, Problem, Rules, Validation, read_validation
 
 MAX_STEP = 2**53
@@ -185,7 +177,7 @@ def _parse(entry: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def validation_dumps(run_dir: Path, complain: Complain = refuse) -> dict[int, Path]:
-    """Find the validation dumps of a run by step, in the order of the steps; complain if only step 0 is missing."""
+    """Find the validation dumps of a run by step, in the order of the steps; complain if step 0 is missing."""
     paths: dict[int, Path] = {}
     for path in sorted((run_dir / "validation").glob("*.jsonl")):
         if not path.stem.isdecimal():

@@ -177,27 +177,32 @@ def make_rows(runs: Sequence[Run], complain: Complain) -> list[Row]:
         for benchmark in dict.fromkeys(benchmark for run in group for benchmark in run.benchmarks):
             for step in sorted({step for run in group for step in run.validations}):
                 validated = [run for run in group if run.problems(benchmark, step)]
-                problems = [run.problems(benchmark, step) for run in validated]
-                if not problems:
-                    continue
-                measures = [AVG, *map(pass_measure, _powers_of_two(problems)), EFFECTIVE, SHARE, DISTINCT]
-                measures += [*map(dist_measure, DIST_ORDERS), LENGTH]
-                estimates = {
-                    measure.key: found
-                    for measure in measures
-                    if (found := estimate(measure, [measure.values(run, benchmark, step) for run in validated]))
-                }
-                counted, in_all = estimates[AVG.key].problems, len(set().union(*problems))
-                shared = len(set(problems[0]).intersection(*problems))
-                if shared < in_all:
-                    used = f"the {shared} that all have count" if shared else "none is shared, so all count"
-                    complain(
-                        f"{algorithm} on {benchmark}, step {step}: the {len(validated)} runs have different problems, "
-                        f"{in_all} in all; {used}"
-                    )
-                samples = sum(problem.total for of_run in problems for problem in of_run.values())
-                rows.append(Row(algorithm, benchmark, step, len(validated), counted, samples, estimates))
+                if validated:
+                    rows.append(_make_row(validated, benchmark, step, complain))
     return rows
+
+
+def _make_row(runs: Sequence[Run], benchmark: str, step: int, complain: Complain) -> Row:
+    problems = [run.problems(benchmark, step) for run in runs]
+    shared, in_all = len(set(problems[0]).intersection(*problems)), len(set().union(*problems))
+    if shared < in_all:
+        used = f"the {shared} that all have count" if shared else "none is shared, so all count"
+        complain(
+            f"{runs[0].algorithm} on {benchmark}, step {step}: the {len(runs)} runs have different problems, "
+            f"{in_all} in all; {used}"
+        )
+    measures = [AVG, *map(pass_measure, _powers_of_two(problems)), EFFECTIVE, SHARE, DISTINCT]
+    measures += [*map(dist_measure, DIST_ORDERS), LENGTH]
+    estimates = {m.key: estimate(m, [m.values(run, benchmark, step) for run in runs]) for m in measures}
+    return Row(
+        algorithm=runs[0].algorithm,
+        benchmark=benchmark,
+        step=step,
+        runs=len(runs),
+        problems=shared or in_all,
+        samples=sum(problem.total for of_run in problems for problem in of_run.values()),
+        estimates={key: found for key, found in estimates.items() if found is not None},
+    )
 
 
 def _powers_of_two(problems: Sequence[Mapping[Key, Problem]]) -> list[int]:
@@ -211,8 +216,8 @@ def _powers_of_two(problems: Sequence[Mapping[Key, Problem]]) -> list[int]:
 
 def columns(rows: Sequence[Row]) -> list[Measure]:
     """Choose the measures of the table: of Pass@k the largest k, and of dist-n the third. `summary.json` has all."""
-    largest = max(int(key.removeprefix("pass@")) for row in rows for key in ("pass@1", *row.estimates) if "@" in key)
-    return [AVG, *([pass_measure(largest)] if largest > 1 else []), EFFECTIVE, SHARE, DISTINCT, dist_measure(3), LENGTH]
+    ks = [int(key.removeprefix("pass@")) for row in rows for key in row.estimates if key.startswith("pass@")]
+    return [AVG, *([pass_measure(max(ks))] if ks else []), EFFECTIVE, SHARE, DISTINCT, dist_measure(3), LENGTH]
 
 
 def format_table(rows: Sequence[Row]) -> str:

@@ -98,13 +98,13 @@ class _Sample(NamedTuple):
 
     benchmark: str
     uid: str | None
-    session: int
-    output: int
     prompt: str
     truth: str
     response: str
     solution: str
     value: float
+    session: int = 0
+    output: int = 0
 
 
 def read_validation(path: Path, rules: Rules | None = None, complain: Complain = refuse) -> Validation:
@@ -157,8 +157,6 @@ def _parse(entry: dict[str, Any], rules: Rules) -> _Sample:
     return _Sample(
         benchmark=DEFAULT_BENCHMARK if entry.get("benchmark") is None else text_under(entry, "benchmark"),
         uid=None if uid is None else str(uid),
-        session=0,
-        output=0,
         prompt=text_under(entry, "input"),
         truth=json.dumps(entry.get("gts"), sort_keys=True),
         response=response,
