@@ -16,10 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from verl_lad.evaluation.accuracy import avg_at_k, pass_at_k
-from verl_lad.evaluation.bootstrap import bootstrap_mean
-from verl_lad.evaluation.diversity import effective_solutions
-from verl_lad.evaluation.text_diversity import text_diversity
+from verl_lad.evaluation import bootstrap_mean, collision_probability, dist_n, pass_at_k, tokenize
 
 WORDS_PER_SENTENCE = 15
 SENTENCES_IN_STOCK = 60
@@ -76,12 +73,14 @@ def main() -> None:
         responses = writer.responses(arguments.samples, arguments.words)
         answers = rng.geometric(0.2, size=c)
         with clock(seconds, "dist-1..4, length"):
-            texts = text_diversity(responses)
-        with clock(seconds, "distinct and effective answers"):
-            effective_solutions(answers.tolist())
-        lengths.append(texts.mean_length)
+            tokens = [tokenize(response) for response in responses]
+            for n in (1, 2, 3, 4):
+                dist_n(tokens, n)
+        with clock(seconds, "effective answers"):
+            collision_probability(answers.tolist())
+        lengths.append(sum(map(len, tokens)) / len(tokens))
     with clock(seconds, "avg@k and pass@k with bootstrap"):
-        bootstrap_mean(avg_at_k(correct, total))
+        bootstrap_mean(correct / total)
         for k in {1, arguments.samples // 4 or 1, arguments.samples}:
             bootstrap_mean(pass_at_k(correct, total, k))
     print(

@@ -1,4 +1,4 @@
-"""Avg@k and Pass@k against exact fractions, intervals against enumeration of all resamples and by their coverage."""
+"""Pass@k against exact fractions, intervals against enumeration of all resamples and by their coverage."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_lad.evaluation.accuracy import avg_at_k, pass_at_k
+from verl_lad.evaluation.accuracy import pass_at_k
 from verl_lad.evaluation.bootstrap import (
     Interval,
     bootstrap_mean,
@@ -27,10 +27,6 @@ def exact_pass_at_k(c: int, n: int, k: int) -> float:
 
 def counts_of(n: int, k: int) -> list[int]:
     return sorted({c for c in (0, 1, 2, 3, n // 10, n // 2, n - k - 1, n - k, n - k + 1, n - 1, n) if 0 <= c <= n})
-
-
-def test_avg_at_k_is_the_share_of_correct_samples():
-    assert avg_at_k([0, 1, 3], [4, 2, 3]).tolist() == [0.0, 0.5, 1.0]
 
 
 def test_pass_at_k_counts_the_choices_of_k_samples_that_hold_a_correct_one():
@@ -64,9 +60,9 @@ def test_pass_at_k_is_unbiased(n, k, p):
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)).filter(lambda t: t[0] <= t[1]), min_size=1))
-def test_pass_at_1_is_avg_at_k(problems):
+def test_pass_at_1_is_the_share_of_correct_samples(problems):
     correct, total = zip(*problems, strict=True)
-    assert pass_at_k(correct, total, 1) == pytest.approx(avg_at_k(correct, total), abs=1e-15)
+    assert pass_at_k(correct, total, 1) == pytest.approx([c / n for c, n in problems], abs=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from verl_lad.cli.main import main
 from verl_lad.evaluation import load_runs
-from verl_lad.evaluation.tables import format_table, validation_rows
+from verl_lad.evaluation.table import format_table, make_rows
 
 from .synthetic_runs import write_lines
 
@@ -48,15 +48,13 @@ samples = objects("input", "output", "gts", "score", "acc", "uid", "benchmark", 
     benchmark=st.none() | st.sampled_from(["A", "B"]),
 )
 metrics = likely(step=st.integers(0, 9), data=st.dictionaries(st.text(max_size=5), scalars, max_size=3))
-statements = likely(algo=st.text(), seed=st.integers(), name=st.text(), verl=st.text()).map(json.dumps).map(str.encode)
+statements = likely(algo=st.text(), seed=st.integers()).map(json.dumps).map(str.encode)
 FILES = {
     "run.json": statements,
     "metrics.jsonl": as_lines(metrics),
     "validation/0.jsonl": as_lines(samples),
     "validation/10.jsonl": as_lines(samples),
-    "config.yaml": st.text().map(str.encode),
-    "other.jsonl": as_lines(metrics),
-    "events.out.tfevents.1.host": st.binary(max_size=40),
+    "metrics-2.jsonl": as_lines(metrics),
 }
 
 
@@ -72,8 +70,8 @@ def test_any_files_are_read_or_named(tmp_path, contents):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     complaints: list[str] = []
-    runs = load_runs([tmp_path], complaints=complaints)
-    rows = validation_rows(runs)
+    runs = load_runs([tmp_path], complain=complaints.append)
+    rows = make_rows(runs, complaints.append)
     if rows:
         format_table(rows).encode()
     "".join(complaints).encode()
@@ -82,7 +80,7 @@ def test_any_files_are_read_or_named(tmp_path, contents):
 
 def write_extreme_run(path: Path, algo: str) -> Path:
     path.mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps({"algo": algo, "name": algo * 50, "seed": -(10**300)}))
+    (path / "run.json").write_text(json.dumps({"algo": algo * 50, "seed": -(10**300)}))
     points = {0: 1e300, 1: -1e300, 2: 5e-324, 2**53 - 1: 0.0}
     names = ("actor/entropy", "actor/lad/$x_{", "val-core/\n\\frac/mean@1", "critic/score/mean")
     write_lines(path / "metrics.jsonl", [{"step": s, "data": dict.fromkeys(names, v)} for s, v in points.items()])
@@ -107,12 +105,20 @@ def test_extreme_numbers_and_names_are_drawn(tmp_path, capsys):
     assert sys.getsizeof(json.loads((output / "summary.json").read_text()))
 
 
-def test_depth_costs_its_line_alone_whatever_the_parser_would_take(tmp_path):
-    depths = [1, 50, 150, *range(900, 1000), 10**5]
+def test_depth_costs_its_line_alone(tmp_path):
+    """Python's parser gives up at some depth near its limit of recursion; what it takes is counted."""
+    depths = [1, 50, *range(900, 1000), 10**5]
     deep = ['{"input": "p", "output": "o", "score": 1, "gts": ' + "[" * depth + "]" * depth + "}" for depth in depths]
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation/0.jsonl").write_text("\n".join([*deep, ""]))
     complaints: list[str] = []
-    (run,) = load_runs([tmp_path], complaints=complaints)
-    assert sum(problem.total for problem in run.problems("validation", 0).values()) == 2
-    assert complaints[0].endswith("0.jsonl, line 3: malformed JSON: nested too deeply")
+    (run,) = load_runs([tmp_path], complain=complaints.append)
+    counted = sum(problem.total for problem in run.problems("validation", 0).values())
+    assert 2 <= counted < len(depths)
+    assert "malformed JSON: nested too deeply" in complaints[0]
+    dump = tmp_path / "validation/0.jsonl"
+    left_out = len(depths) - counted
+    if left_out > 5:
+        assert complaints[-1] == f"{dump}: {left_out} lines were left out, of which the first 5 are named"
+    else:
+        assert len(complaints) == left_out

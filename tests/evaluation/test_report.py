@@ -9,7 +9,8 @@ import pytest
 
 import verl_lad.evaluation
 from verl_lad.evaluation import bootstrap_mean, load_runs, make_report
-from verl_lad.evaluation.tables import RESAMPLES, Row, validation_rows
+from verl_lad.evaluation.records import refuse
+from verl_lad.evaluation.table import RESAMPLES, Row, make_rows
 
 
 def write_run(
@@ -57,38 +58,35 @@ def table(runs: list[Path], directory: Path) -> str:
 
 
 def rows_of(run: Path) -> list[Row]:
-    return validation_rows(load_runs([run]))
+    return make_rows(load_runs([run]), refuse)
 
 
-def test_rows_recover_accuracy_and_both_effective_numbers(collapsing):
+def test_rows_recover_accuracy_and_the_effective_number(collapsing):
     base, middle, last = rows_of(collapsing)
     assert [base.step, middle.step, last.step] == [0, 10, 20]
-    assert base.counted == (20, 20, 20)
-    assert sum(problem.total for problem in base.run.problems("validation", 0).values()) == 1280
+    assert (base.runs, base.problems, base.samples) == (1, 20, 1280)
     for row, (accuracy, solutions) in zip((base, middle, last), ((0.4, 8), (0.7, 4), (0.9, 1)), strict=True):
-        numbers = row.numbers
-        assert numbers["avg"] == pytest.approx(accuracy, abs=0.05)
-        assert numbers["avg_low"] < numbers["avg"] < numbers["avg_high"]
-        assert numbers["effective_solutions"] == pytest.approx(solutions, rel=0.08)
-        assert numbers["effective_collision"] == pytest.approx(solutions, rel=0.14)
-    assert base.numbers["share_of_base"] == base.numbers["collision_share"] == 1.0
-    assert last.numbers["share_of_base"] == pytest.approx(1 / 8, rel=0.08)
-    assert last.numbers["collision_share"] == pytest.approx(1 / 8, rel=0.14)
+        avg = row.estimates["avg"]
+        assert avg.value == pytest.approx(accuracy, abs=0.05)
+        assert avg.low < avg.value < avg.high
+        assert row.estimates["effective_solutions"].value == pytest.approx(solutions, rel=0.14)
+        assert row.estimates["distinct_solutions"].value == pytest.approx(solutions, rel=0.02)
+    assert base.estimates["share_of_base"].value == 1.0
+    assert last.estimates["share_of_base"].value == pytest.approx(1 / 8, rel=0.14)
 
 
 def test_accuracy_alone_leaves_the_share_of_the_base_at_one(diverse):
     for row in rows_of(diverse):
-        assert row.numbers["share_of_base"] == pytest.approx(1.0, abs=0.08)  # 4 standard errors, here and below
-        assert row.numbers["collision_share"] == pytest.approx(1.0, abs=0.15)
+        assert row.estimates["share_of_base"].value == pytest.approx(1.0, abs=0.15)  # 4 standard errors
 
 
 def test_summary_is_strict_json_even_where_undefined(tmp_path):
     never_agreeing = write_run(tmp_path / "run", "lad", {0: (0.5, 10**9), 1: (0.0, 1)}, prompts=3, samples=8)
     make_report([never_agreeing], tmp_path / "out")
-    base, later = json.loads((tmp_path / "out/summary.json").read_text())["runs"][0]["validations"]
-    assert base["effective_collision"] is None  # no bound
-    assert base["effective_solutions"] is None  # fewer than ten correct samples a problem
-    assert (later["effective_collision"], later["problems_in_collision"], later["collision_share"]) == (None, 0, None)
+    base, later = (row["estimates"] for row in json.loads((tmp_path / "out/summary.json").read_text())["rows"])
+    assert base["effective_solutions"] == {"value": None, "low": None, "high": None, "problems": 3}  # no bound
+    assert "effective_solutions" not in later  # nothing is correct
+    assert "share_of_base" not in later
 
 
 def test_interval_of_a_validation_covers_the_truth_in_95_of_100_validations():
@@ -99,35 +97,35 @@ def test_interval_of_a_validation_covers_the_truth_in_95_of_100_validations():
     assert np.mean([i.low < 0.5 < i.high for i in intervals]) == pytest.approx(0.945, abs=0.02)  # 4 standard errors
 
 
-def test_table_has_a_row_per_run_and_step_and_labels_the_base(collapsing, diverse, tmp_path):
+def test_table_has_a_row_per_algorithm_and_step_and_labels_the_base(collapsing, diverse, tmp_path):
     lines = table([collapsing, diverse], tmp_path).splitlines()
-    rows = [line.split() for line in lines[2 : lines.index("")]]
+    rows = [line.split() for line in lines[2:]]
     assert [row[:2] for row in rows] == [[a, s] for a in ("grpo", "lad") for s in ("0", "10", "20")]
     assert [row[2] == "(base)" for row in rows] == [True, False, False] * 2
     assert all("100%" in row for row in rows if row[2] == "(base)")
-    assert all(line.endswith("20/20/20") for line in lines[2 : lines.index("")])
-    assert len({len(line) for line in lines[: lines.index("")]}) == 1
+    assert all(row[-10:-8] == ["1", "20"] for row in rows), "one run, twenty problems"
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_table_shows_undefined_and_unbounded_numbers(tmp_path):
     run = write_run(tmp_path / "run", "lad", {0: (0.5, 10**9), 1: (0.0, 1)}, prompts=3, samples=8)
     base, after = table([run], tmp_path).splitlines()[2:4]
-    assert base.split()[-5:] == ["-", "-", "inf", "-", "0/3/3"]
-    assert after.split()[-5:] == ["-", "-", "-", "-", "0/0/3"]
+    assert base.split()[-5:-3] == ["inf", "-"]
+    assert after.split()[-5:-3] == ["-", "-"]
 
 
-def test_runs_of_one_algorithm_are_told_apart_by_their_directories(tmp_path):
+def test_runs_of_one_algorithm_are_one_row(tmp_path):
     runs = [write_run(tmp_path / name, "lad", {0: (0.5, 2)}, prompts=2, samples=4) for name in ("s0", "s1")]
-    text = table(runs, tmp_path)
-    assert all(f"lad ({run})" in text for run in runs)
+    (row,) = table(runs, tmp_path).splitlines()[2:]
+    assert row.split()[:5] == ["lad", "0", "(base)", "2", "2"]
 
 
-def test_figure_is_a_png_of_two_panels_a_benchmark(collapsing, diverse, tmp_path):
+def test_figure_is_a_png_of_four_panels_a_benchmark(collapsing, diverse, tmp_path):
     figure = tmp_path / "new" / "figure.png"
     make_report([collapsing, diverse], tmp_path / "out", figure=figure)
     header = figure.read_bytes()[:24]
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", header[16:24]) == (1258, 493)
+    assert struct.unpack(">II", header[16:24]) == (1800, 420)
 
 
 def test_figure_can_be_drawn_where_diversity_is_undefined(tmp_path):
@@ -149,22 +147,22 @@ def test_run_without_validation_is_named_by_the_report(tmp_path):
     made = make_report([tmp_path], tmp_path / "out")
     assert made.page is None
     (complaint,) = made.complaints
-    assert complaint.startswith(f"{tmp_path}: no validation dump yet")
+    assert complaint.startswith(f"{tmp_path}: no training metrics and no validation dump yet")
 
 
 def test_of_base_is_a_dash_where_the_base_has_no_bound(tmp_path):
     """The base's solutions all differ, so nothing is a share of their number; later ones all agree."""
     run = write_run(tmp_path / "run", "lad", {0: (1.0, 10**9), 5: (1.0, 1)}, prompts=3, samples=8)
     base, later = table([run], tmp_path).splitlines()[2:4]
-    assert base.split()[-5:] == ["-", "-", "inf", "-", "0/3/3"]
-    assert later.split()[-5:] == ["-", "-", "1.00", "-", "0/3/3"]
+    assert base.split()[-5:-3] == ["inf", "-"]
+    assert later.split()[-5:-3] == ["1.00", "-"]
 
 
 def test_importing_the_package_needs_the_standard_library_and_numpy_alone():
     """The extra `report` is imported where it is used: for the page, for a file."""
     package = Path(verl_lad.evaluation.__file__).parent
     allowed = sys.stdlib_module_names | {"numpy"}
-    used_late = {"matplotlib", "jinja2", "yaml", "tensorboard"}
+    used_late = {"matplotlib", "jinja2"}
     for path in package.glob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):

@@ -1,16 +1,13 @@
 import json
 import os
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from verl_lad.evaluation import Problem, Rules, effective_solutions, load_runs, read_metrics, read_validation
-from verl_lad.evaluation.metrics import read_curves
+from verl_lad.evaluation import Problem, Rules, load_runs, read_metrics, read_validation
 from verl_lad.evaluation.records import MAX_NAMED_LINES
-from verl_lad.evaluation.runs import describe_run, find_runs
-from verl_lad.evaluation.validation import answer_label, read_entries, validation_dumps
+from verl_lad.evaluation.runs import describe_run, find_runs, read_curves, validation_dumps
 
 
 def sample(**changes: object) -> dict[str, object]:
@@ -34,15 +31,9 @@ def write_lines(path: Path, entries: list[object]) -> Path:
 
 
 def problems_in(path: Path, rules: Rules | None = None, complaints: list[str] | None = None) -> list[Problem]:
-    benchmarks = read_validation(path, rules, complaints=complaints).benchmarks
+    complain = () if complaints is None else (complaints.append,)
+    benchmarks = read_validation(path, rules, *complain).benchmarks
     return [problem for problems in benchmarks.values() for problem in problems.values()]
-
-
-def multiplicities(path: Path, problem: Problem) -> list[int]:
-    """How often each distinct solution occurs among the correct samples."""
-    labels = [answer_label(entry) for entry in read_entries(path, problem.right)]
-    assert problem.solutions == effective_solutions(labels)
-    return sorted(Counter(labels).values())
 
 
 def test_samples_are_grouped_by_prompt_and_solutions_by_stripped_output(tmp_path):
@@ -53,9 +44,8 @@ def test_samples_are_grouped_by_prompt_and_solutions_by_stripped_output(tmp_path
         sample(output="9 9 9", acc=0.0, score=0.0),
         sample(input="other"),
     ]
-    path = write_lines(tmp_path / "0.jsonl", entries)
-    first, other = problems_in(path)
-    assert (first.total, first.correct, multiplicities(path, first)) == (4, 3, [1, 2])
+    first, other = problems_in(write_lines(tmp_path / "0.jsonl", entries))
+    assert (first.total, first.correct, first.distinct, first.collision) == (4, 3, 2, pytest.approx(1 / 3))
     assert (other.total, other.correct) == (1, 1)
 
 
@@ -65,16 +55,14 @@ def test_solution_key_takes_precedence_over_the_output_unless_it_is_null(tmp_pat
         sample(output="thus 1 2 2", solution="122"),
         sample(output="122", solution=None),
     ]
-    path = write_lines(tmp_path / "0.jsonl", entries)
-    (problem,) = problems_in(path)
-    assert multiplicities(path, problem) == [3]
+    (problem,) = problems_in(write_lines(tmp_path / "0.jsonl", entries))
+    assert (problem.correct, problem.distinct) == (3, 1)
 
 
 def test_solutions_that_are_not_strings_are_compared_by_value(tmp_path):
     entries = [sample(solution={"a": 1, "b": [2]}), sample(solution={"b": [2], "a": 1}), sample(solution=[1, 2])]
-    path = write_lines(tmp_path / "0.jsonl", entries)
-    (problem,) = problems_in(path)
-    assert multiplicities(path, problem) == [1, 2]
+    (problem,) = problems_in(write_lines(tmp_path / "0.jsonl", entries))
+    assert (problem.distinct, problem.collision) == (2, pytest.approx(1 / 3))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +91,6 @@ def test_caller_can_say_from_which_value_on_a_sample_is_correct(tmp_path, thresh
     path = write_lines(tmp_path / "0.jsonl", [sample(acc=acc) for acc in (0.2, 0.5, 0.8, 1.0)])
     (problem,) = problems_in(path, Rules(threshold=threshold))
     assert problem.correct == correct
-
-
-def test_a_threshold_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="threshold must be a finite number, got nan"):
-        Rules(threshold=float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -154,21 +137,6 @@ def test_empty_dump_is_refused(tmp_path):
         read_validation(write_lines(tmp_path / "0.jsonl", []))
 
 
-def test_a_large_dump_is_read_without_keeping_its_texts(tmp_path):
-    import tracemalloc
-
-    path = tmp_path / "0.jsonl"
-    with path.open("w") as file:
-        for i in range(5000):
-            file.write(json.dumps(sample(output=f"{i} " + "x" * 2000)) + "\n")
-    tracemalloc.start()
-    (problem,) = problems_in(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert problem.solutions.distinct == 5000
-    assert peak < path.stat().st_size / 5
-
-
 def test_dumps_are_ordered_by_step_as_a_number_and_strange_files_are_left_out(tmp_path):
     for name in ("10.jsonl", "0.jsonl", "9.jsonl", "notes.jsonl", "3.txt"):
         write_lines(tmp_path / "validation" / name, [sample()])
@@ -182,20 +150,20 @@ def test_two_dumps_of_one_step_and_impossible_steps_are_named(tmp_path, name, wo
     for each in ("0", "7", name):
         write_lines(tmp_path / "validation" / f"{each}.jsonl", [sample()])
     complaints: list[str] = []
-    assert list(validation_dumps(tmp_path, complaints)) == [0, 7]
+    assert list(validation_dumps(tmp_path, complaints.append)) == [0, 7]
     (complaint,) = complaints
     assert re.search(words, complaint)
 
 
 def test_missing_run_directory_is_named(tmp_path):
-    for read in (validation_dumps, find_runs, lambda run_dir: next(read_metrics(run_dir))):
-        with pytest.raises(FileNotFoundError, match="nowhere: no such run directory"):
-            read(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="nowhere: no such run directory"):
+        load_runs([tmp_path / "nowhere"])
 
 
 def test_run_without_validation_dump_is_named(tmp_path):
+    (tmp_path / "run.json").write_text('{"algo": "lad"}')
     with pytest.raises(ValueError, match="no validation dump yet") as error:
-        validation_dumps(tmp_path)
+        load_runs([tmp_path])
     assert str(error.value).startswith(f"{tmp_path}: ")
 
 
@@ -205,60 +173,26 @@ def test_run_without_step_zero_is_told_how_to_get_it(tmp_path):
         validation_dumps(tmp_path)
 
 
-def write_config(path: Path, *, loss_mode: str = "vanilla", seed: object = 7) -> None:
-    """As Hydra saves verl's configuration: references to other keys unresolved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"data: {{seed: {seed}}}\n"
-        "algorithm: {adv_estimator: grpo}\n"
-        f"actor_rollout_ref: {{actor: {{policy_loss: {{loss_mode: '{loss_mode}'}}}}}}\n"
-    )
-
-
 def test_run_json_says_what_a_run_is(tmp_path):
-    (tmp_path / "run.json").write_text('{"algo": "lad", "eta": 0.25, "seed": 3, "name": "mine", "verl": "0.9.1"}')
-    found = describe_run(tmp_path)
-    assert (found.algorithm, found.seed, found.name, found.verl_version) == ("lad", 3, "mine", "0.9.1")
+    (tmp_path / "run.json").write_text('{"algo": "lad", "eta": 0.25, "seed": 3}')
+    assert describe_run(tmp_path) == ("lad", 3)
 
 
 @pytest.mark.parametrize(
     "content",
-    ['{"eta": 1}', '{"algo": 3}', '{"algo": ', "[]", '{"algo": "x", "seed": "0"}', '{"algo": "x", "name": 1}'],
+    ['{"eta": 1}', '{"algo": 3}', '{"algo": ', "[]", '{"algo": "x", "seed": "0"}', "[" * 10**5],
 )
 def test_bad_run_json_is_refused_by_name_and_replaced_by_what_else_is_known(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json: "):
         describe_run(tmp_path)
     complaints: list[str] = []
-    assert describe_run(tmp_path, complaints).algorithm == tmp_path.name
+    assert describe_run(tmp_path, complaints.append) == (tmp_path.name, None)
     assert len(complaints) == 1
 
 
-@pytest.mark.parametrize("place", [".hydra/config.yaml", "hydra/.hydra/config.yaml", "config.yaml"])
-@pytest.mark.parametrize(
-    ("loss_mode", "algorithm"), [("vanilla", "grpo"), ("clip_cov", "clip_cov"), ("${x:y}", "grpo")]
-)
-def test_plain_verl_run_is_described_by_its_configuration(tmp_path, place, loss_mode, algorithm):
-    write_config(tmp_path / place, loss_mode=loss_mode)
-    found = describe_run(tmp_path)
-    assert (found.algorithm, found.seed, found.source) == (algorithm, 7, str(tmp_path / place))
-
-
 def test_run_without_any_description_has_the_name_of_its_directory(tmp_path):
-    found = describe_run(tmp_path)
-    assert (found.algorithm, found.seed, found.source) == (tmp_path.name, None, "the directory's name")
-
-
-def test_seed_comes_from_the_configuration_where_run_json_has_none(tmp_path):
-    (tmp_path / "run.json").write_text('{"algo": "lad"}')
-    write_config(tmp_path / "hydra/.hydra/config.yaml")
-    assert (describe_run(tmp_path).algorithm, describe_run(tmp_path).seed) == ("lad", 7)
-
-
-def test_malformed_configuration_is_named(tmp_path):
-    (tmp_path / "config.yaml").write_text("data: {seed: [\n")
-    with pytest.raises(ValueError, match=r"config\.yaml: malformed YAML: .*line 2"):
-        describe_run(tmp_path)
+    assert describe_run(tmp_path) == (tmp_path.name, None)
 
 
 def test_runs_are_found_right_below_a_directory_that_is_none(tmp_path):
@@ -284,11 +218,6 @@ def test_bad_metrics_line_is_named(tmp_path, line):
         list(read_metrics(tmp_path))
 
 
-def test_missing_metrics_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl: no such file.*VERL_FILE_LOGGER_PATH"):
-        next(read_metrics(tmp_path))
-
-
 def test_metrics_of_a_resumed_run_are_merged_and_the_later_file_holds(tmp_path):
     """Step 3 was logged before the crash and after the resumption from step 2; names do not say which is later."""
     write_lines(tmp_path / "metrics.jsonl", [{"step": s, "data": {"a": 10 + s}} for s in (3, 4)])
@@ -299,43 +228,6 @@ def test_metrics_of_a_resumed_run_are_merged_and_the_later_file_holds(tmp_path):
 def test_nan_which_verl_logs_as_null_and_text_are_no_points_of_a_curve(tmp_path):
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "data": {"a": None, "b": "x", "c": 2}}])
     assert read_curves(tmp_path) == {"c": {1: 2.0}}
-
-
-def write_events(path: Path, steps: range) -> Path:
-    """By the writer that verl uses."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(path)) as writer:
-        for step in steps:
-            writer.add_scalar("actor/entropy", 1 / (step + 1), step)
-    (file,) = path.glob("events.out.tfevents.*")
-    return file
-
-
-def test_metrics_come_from_tensorboard_where_there_is_no_jsonl(tmp_path):
-    write_events(tmp_path / "tensorboard_log/project/experiment", range(3))
-    (run,) = load_runs([tmp_path])
-    assert run.curves == {"actor/entropy": {0: 1.0, 1: 0.5, 2: pytest.approx(1 / 3)}}
-    assert run.missing == ["validation dumps"]
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:-5] + b"?" + data[-4:]])
-def test_damaged_event_file_is_named_and_what_precedes_the_damage_is_kept(tmp_path, damage):
-    file = write_events(tmp_path, range(5))
-    file.write_bytes(damage(file.read_bytes()))
-    complaints: list[str] = []
-    assert list(read_curves(tmp_path, complaints)["actor/entropy"]) == [0, 1, 2, 3]
-    (complaint,) = complaints
-    assert complaint.startswith(f"{file}, record 6: ")  # the first is the file's version
-    with pytest.raises(ValueError, match="record 6"):
-        read_curves(tmp_path)
-
-
-def test_foreign_event_file_is_named(tmp_path):
-    (tmp_path / "events.out.tfevents.1.host").write_bytes(b"this is no event file, whatever its name says")
-    complaints: list[str] = []
-    assert read_curves(tmp_path, complaints) == {}
-    assert "events.out.tfevents.1.host, record 1: " in complaints[0]
 
 
 def test_truncated_line_costs_that_line_alone(tmp_path):
@@ -378,8 +270,8 @@ def test_one_bad_run_costs_nothing_of_the_others(tmp_path):
     write_lines(tmp_path / "later/validation/5.jsonl", [sample(step=5)])
     write_lines(tmp_path / "empty/validation/0.jsonl", [])
     complaints: list[str] = []
-    runs = load_runs([tmp_path / name for name in ("good", "later", "empty", "nowhere")], complaints=complaints)
-    assert [(run.label, list(run.validations)) for run in runs] == [("good", [0]), ("later", [5])]
+    runs = load_runs([tmp_path / name for name in ("good", "later", "empty", "nowhere")], complain=complaints.append)
+    assert [(run.algorithm, list(run.validations)) for run in runs] == [("good", [0]), ("later", [5])]
     assert len(complaints) == 3
     for complaint, words in zip(
         sorted(complaints), ("validation dump is empty", "none of step 0", "no such run directory"), strict=True
@@ -397,69 +289,24 @@ def experiment(path: Path, steps: range = range(1, 3)) -> Path:
     return write_lines(path, [{"step": step, "data": {"actor/entropy": 1 / step}} for step in steps])
 
 
-@pytest.mark.parametrize("place", ["qwen.jsonl", "my_project/qwen.jsonl", "metrics-20261127.jsonl"])
-def test_file_logger_is_found_under_verls_default_name_too(tmp_path, place):
-    """verl writes $VERL_FILE_LOGGER_ROOT/<project>/<experiment>.jsonl."""
-    experiment(tmp_path / "run" / place)
-    write_lines(tmp_path / "run/validation/0.jsonl", [sample()])
-    (run,) = load_runs([tmp_path / "run"])
-    assert run.curves == {"actor/entropy": {1: 1.0, 2: 0.5}}
-    assert run.metrics == [tmp_path / "run" / place]
-    assert run.missing == []
-
-
-def test_verls_own_file_logger_writes_what_is_found(tmp_path, monkeypatch):
+def test_verls_own_file_logger_writes_what_is_read(tmp_path, monkeypatch):
     tracking = pytest.importorskip("verl.utils.tracking")
     monkeypatch.delenv("VERL_FILE_LOGGER_PATH", raising=False)
     monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
     logger = tracking.FileLogger("my_project", "qwen-1.5b_lad")
     logger.log({"actor/entropy": 0.5, "actor/grad_norm": float("nan")}, step=3)
     logger.finish()
-    (run,) = load_runs([tmp_path])
-    assert (run.label, run.curves) == ("my_project", {"actor/entropy": {3: 0.5}})
     (run,) = load_runs([tmp_path / "my_project/qwen-1.5b_lad.jsonl"])
-    assert (run.label, run.curves) == ("qwen-1.5b_lad", {"actor/entropy": {3: 0.5}})
+    assert (run.algorithm, run.curves) == ("qwen-1.5b_lad", {"actor/entropy": {3: 0.5}})
 
 
-def test_a_project_of_several_experiments_has_a_run_for_each(tmp_path):
-    for name in ("lad", "grpo"):
-        experiment(tmp_path / "project" / f"{name}.jsonl")
-    write_lines(tmp_path / "project/notes.jsonl", [{"note": "no log"}])
-    for path in (tmp_path, tmp_path / "project"):
-        assert [(run.label, run.description.source) for run in load_runs([path])] == [
-            ("grpo", "the file's name"),
-            ("lad", "the file's name"),
-        ]
-
-
-def test_several_logs_of_other_names_in_one_run_are_refused_by_name(tmp_path):
-    for name in ("a", "b"):
-        experiment(tmp_path / f"{name}.jsonl")
-    write_lines(tmp_path / "validation/0.jsonl", [sample()])
-    complaints: list[str] = []
-    (run,) = load_runs([tmp_path], complaints=complaints)
-    assert run.curves == {}
-    assert complaints == [
-        f"{tmp_path}: several files of verl's file logger: a.jsonl, b.jsonl; name the run's own metrics.jsonl"
-    ]
-
-
-def test_a_log_is_known_though_its_first_line_is_damaged(tmp_path):
-    path = experiment(tmp_path / "lad.jsonl")
+def test_a_damaged_first_line_of_a_log_costs_that_line_alone(tmp_path):
+    path = experiment(tmp_path / "metrics.jsonl")
     path.write_text('{"step": 0, "da\n' + path.read_text())
     complaints: list[str] = []
-    (run,) = load_runs([tmp_path], complaints=complaints)
+    (run,) = load_runs([tmp_path], complain=complaints.append)
     assert list(run.curves["actor/entropy"]) == [1, 2]
     assert complaints[0].startswith(f"{path}, line 1: malformed JSON")
-
-
-def test_dumps_of_training_batches_are_no_logs(tmp_path):
-    """trainer.rollout_data_dir, beside a run with tensorboard's metrics."""
-    write_lines(tmp_path / "rollouts/1.jsonl", [sample()])
-    write_lines(tmp_path / "rollouts/examples.jsonl", [sample()])
-    write_lines(tmp_path / "validation/0.jsonl", [sample()])
-    (run,) = load_runs([tmp_path])
-    assert run.missing == ["training metrics"]
 
 
 @pytest.mark.parametrize(
@@ -475,14 +322,12 @@ def test_metrics_that_no_float_holds_cost_their_line_alone(tmp_path, line):
     path = experiment(tmp_path / "metrics.jsonl")
     path.write_text(path.read_text() + line + "\n")
     complaints: list[str] = []
-    assert list(read_curves(tmp_path, complaints)["actor/entropy"]) == [1, 2]
+    assert list(read_curves(tmp_path, complaints.append)["actor/entropy"]) == [1, 2]
     (complaint,) = complaints
     assert complaint.startswith(f"{path}, line 3: ")
 
 
-@pytest.mark.parametrize(
-    "place", ["run.json", "metrics.jsonl", "validation/0.jsonl", "validation/20.jsonl", "events.out.tfevents.1.host"]
-)
+@pytest.mark.parametrize("place", ["run.json", "metrics.jsonl", "validation/0.jsonl", "validation/20.jsonl"])
 @pytest.mark.parametrize("kind", ["directory", "pipe", "broken link"])
 def test_what_is_no_file_is_named_and_costs_nothing_else(tmp_path, place, kind):
     write_lines(tmp_path / "validation/10.jsonl", [sample()])
@@ -491,7 +336,7 @@ def test_what_is_no_file_is_named_and_costs_nothing_else(tmp_path, place, kind):
         kind
     ]()
     complaints: list[str] = []
-    (run,) = load_runs([tmp_path], complaints=complaints)
+    (run,) = load_runs([tmp_path], complain=complaints.append)
     assert list(run.validations) == [10]
     assert any(complaint.startswith(f"{path}: cannot be read: not a file") for complaint in complaints)
 
@@ -504,23 +349,13 @@ def test_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     complaints: list[str] = []
-    assert load_runs([tmp_path], complaints=complaints) == []
+    assert load_runs([tmp_path], complain=complaints.append) == []
     assert complaints[0] == f"{path}: cannot be read: Permission denied"
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["data: {seed: 2026-13-45}", "a: &a [*a]", "[" * 10**4, "? [a]\n: 1", "data: {seed: " + "9" * 5000 + "}", "\x00"],
-)
-def test_strange_configuration_is_no_traceback(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(content)
-    assert describe_run(tmp_path, []).algorithm == tmp_path.name
-
-
 def test_half_of_a_surrogate_pair_in_a_name_can_be_printed(tmp_path):
-    (tmp_path / "run.json").write_text('{"algo": "a\\ud83d", "name": "\\ude00"}')
-    found = describe_run(tmp_path)
-    assert (found.algorithm, found.name) == ("a?", "?")
+    (tmp_path / "run.json").write_text('{"algo": "a\\ud83d"}')
+    assert describe_run(tmp_path) == ("a?", None)
 
 
 @pytest.mark.parametrize(

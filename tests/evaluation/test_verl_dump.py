@@ -1,6 +1,7 @@
 """A validation dump by verl's own trainer and agent loop, with a dictionary for its TransferQueue and no model."""
 
 import asyncio
+import json
 import re
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ from tensordict import NonTensorStack, TensorDict
 from torch import nested
 
 from verl_lad.evaluation import Validation, read_validation
-from verl_lad.evaluation.validation import read_entries
 
 pytest.importorskip("verl.trainer.ppo.v1")
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
@@ -75,8 +75,8 @@ class Worker(agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         outputs = [
             AgentLoopOutput(
                 prompt_ids=[7, 7, *([100 * session_id + turn] if turn else [])],
-                response_ids=[1000 + 10 * session_id + turn],
-                response_mask=[1],
+                response_ids=[1000 + 10 * session_id + turn] * (turn + 1),
+                response_mask=[1] * (turn + 1),
                 metrics=AgentLoopMetrics(),
                 num_turns=self.turns,
             )
@@ -140,17 +140,13 @@ def test_the_problems_are_the_rows_of_the_data_and_the_samples_verls_sessions(va
 
 def test_the_uid_is_a_uuid_with_session_and_output_and_the_last_output_counts(validation, request):
     turns = 3 if "three" in request.node.name else 1
-    lines = validation.path.read_text().splitlines()
-    assert len(lines) == IMAGES * SESSIONS * turns
-    for problem in validation.benchmarks["images"].values():
-        entries = list(read_entries(validation.path, [*problem.right, *problem.wrong]))
-        uids = [
-            re.fullmatch(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_([0-3])_([0-2])", e["uid"]) for e in entries
-        ]
-        assert len({uid[1] for uid in uids}) == 1
-        assert {uid[2] for uid in uids} == set("0123")
-        assert {int(uid[3]) for uid in uids} == {turns - 1}
-        assert {int(e["output"]) % 10 for e in entries} == {turns - 1}
+    entries = [json.loads(line) for line in validation.path.read_text().splitlines()]
+    assert len(entries) == IMAGES * SESSIONS * turns
+    uids = [re.fullmatch(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_([0-3])_([0-2])", e["uid"]) for e in entries]
+    assert len({uid[1] for uid in uids}) == IMAGES
+    assert {uid[2] for uid in uids} == set("0123")
+    assert {int(uid[3]) for uid in uids} == {len(e["output"].split()) - 1 for e in entries} == set(range(turns))
+    assert {problem.length for problem in validation.benchmarks["images"].values()} == {turns}
 
 
 def test_rows_that_only_their_uid_tells_apart_are_said(validation):

@@ -22,10 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("lad-report"), metavar="DIR", help="where to write (default: %(default)s)"
     )
     parser.add_argument(
-        "--figure",
-        type=_picture,
-        metavar="PNG",
-        help="draw accuracy and diversity over training into this file as well",
+        "--figure", type=_picture, metavar="FILE", help="draw accuracy and diversity over training into this file too"
     )
     parser.add_argument(
         "--correct-key",
@@ -51,34 +48,24 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         Exit status: 0; 1 if something was left out or is uncertain; 2 if nothing was written.
     """
-    missing = [name for name in ("jinja2", "matplotlib", "rich", "yaml") if find_spec(name) is None]
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
     if missing:
         print(f"verl-lad report needs {', '.join(missing)}: pip install 'verl-lad[report]'", file=sys.stderr)
         return 2
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from verl_lad.evaluation import Rules, make_report
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        reading = progress.add_task("validation dumps", total=None)
-
-        def on_dump(path: Path, done: int, dumps: int) -> None:
-            progress.update(reading, completed=done, total=dumps)
-            if not console.is_terminal:
-                print(f"read {path} ({done}/{dumps})", file=sys.stderr)
-
-        rules = Rules(arguments.correct_key, arguments.threshold, arguments.merge_copies)
-        try:
-            report = make_report(
-                arguments.runs, arguments.output, rules=rules, figure=arguments.figure, on_dump=on_dump
-            )
-        except OSError as error:
-            print(f"verl-lad report: {error}", file=sys.stderr)
-            return 2
+    try:
+        report = make_report(
+            arguments.runs,
+            arguments.output,
+            rules=Rules(arguments.correct_key, arguments.threshold, arguments.merge_copies),
+            figure=arguments.figure,
+            on_dump=lambda path: print(f"reading {path}", file=sys.stderr),
+        )
+    except OSError as error:
+        print(f"verl-lad report: {error}", file=sys.stderr)
+        return 2
     for complaint in report.complaints:
         print(f"complaint: {complaint}", file=sys.stderr)
     if report.page is None:
@@ -86,8 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     if report.table:
         print(report.table)
-    if report.table and arguments.figure is not None:
-        print(f"figure: {arguments.figure}")
     print(f"page: {report.page}")
     return 1 if report.complaints else 0
 

@@ -1,27 +1,7 @@
-"""Avg@k and Pass@k of problems."""
-
-from collections.abc import Callable
+"""Pass@k of problems. Avg@n, the share of a problem's samples that are correct, is Pass@1."""
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-
-def avg_at_k(correct: ArrayLike, total: ArrayLike) -> np.ndarray:
-    """Return the share of correct samples of each problem; k is the number of its samples.
-
-    Args:
-        correct: (P,) integers, correct samples of each problem.
-        total: (P,) integers, samples of each problem.
-
-    Returns:
-        (P,) float64 in [0, 1].
-
-    Raises:
-        ValueError: if the shapes differ, a value is no integer, or a problem has no sample or more correct ones than
-            samples; names the problem's index.
-    """
-    c, n = _checked_counts(correct, total)
-    return c / n
 
 
 def pass_at_k(correct: ArrayLike, total: ArrayLike, k: int) -> np.ndarray:
@@ -40,34 +20,26 @@ def pass_at_k(correct: ArrayLike, total: ArrayLike, k: int) -> np.ndarray:
         (P,) float64 in [0, 1].
 
     Raises:
-        ValueError: as `avg_at_k`; if k is less than 1, or a problem has fewer than k samples; names its index.
+        ValueError: if the shapes differ, a value is no integer, k is less than 1, or a problem has fewer than k samples
+            or more correct ones than samples; names the problem's index.
     """
-    c, n = _checked_counts(correct, total)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    _refuse(n < k, lambda i: f"problem {i} has {n[i]} samples, too few for pass@{k}")
-    passed = np.ones(len(n))
-    undecided = np.flatnonzero(n - c >= k)  # elsewhere each choice of k holds a correct sample
-    c, n = c[undecided], n[undecided]
-    log_miss = np.zeros(len(n))
-    for j in range(k):
-        log_miss += np.log1p(-c / (n - j))
-    passed[undecided] = -np.expm1(log_miss)
-    return passed
-
-
-def _checked_counts(correct: ArrayLike, total: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     c, n = np.asarray(correct), np.asarray(total)
     if c.ndim != 1 or c.shape != n.shape:
         raise ValueError(f"correct and total must be of one shape (P,), got {c.shape} and {n.shape}")
     for name, array in (("correct", c), ("total", n)):
         if not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"{name} must be integers, got {array.dtype}")
-    _refuse(n < 1, lambda i: f"problem {i} has {n[i]} samples, at least 1 is needed")
-    _refuse((c < 0) | (c > n), lambda i: f"problem {i} has {c[i]} correct samples, allowed: 0 to {n[i]}")
-    return c.astype(np.int64), n.astype(np.int64)
-
-
-def _refuse(wrong: np.ndarray, message: Callable[[int], str]) -> None:
-    if wrong.any():
-        raise ValueError(message(int(np.argmax(wrong))))
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    for i in np.flatnonzero(n < k):
+        raise ValueError(f"problem {i} has {n[i]} samples, too few for pass@{k}")
+    for i in np.flatnonzero((c < 0) | (c > n)):
+        raise ValueError(f"problem {i} has {c[i]} correct samples, allowed: 0 to {n[i]}")
+    passed = np.ones(len(n))
+    undecided = np.flatnonzero(n - c >= k)  # elsewhere each choice of k holds a correct sample
+    c, n = c[undecided].astype(np.int64), n[undecided].astype(np.int64)
+    log_miss = np.zeros(len(n))
+    for j in range(k):
+        log_miss += np.log1p(-c / (n - j))
+    passed[undecided] = -np.expm1(log_miss)
+    return passed

@@ -49,8 +49,7 @@ def bootstrap_mean(values: ArrayLike, *, seed: int = 0, resamples: int = 10_000,
     Raises:
         ValueError: if there is no value, the shape is another, or a value is not finite; names its index.
     """
-    matrix = _checked_values("values", values)
-    return _interval([matrix], [1.0], seed, resamples, confidence)
+    return _interval([_checked_values("values", values)], [1.0], seed, resamples, confidence)
 
 
 def paired_bootstrap_difference(
@@ -119,12 +118,11 @@ def _interval(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    mean = float(sum(sign * matrix.mean() for sign, matrix in zip(signs, matrices, strict=True)))
+    mean = float(np.dot(signs, [matrix.mean() for matrix in matrices]))
     if matrices[0].shape[1] < 2:
         return Interval(mean, None, None)
     means = resampled_means(matrices, np.random.default_rng(seed), resamples)
-    low, high = percentiles(np.tensordot(signs, means, 1), confidence)
-    return Interval(mean, low, high)
+    return Interval(mean, *percentiles(np.tensordot(signs, means, 1), confidence))
 
 
 def _checked_values(name: str, values: ArrayLike) -> np.ndarray:

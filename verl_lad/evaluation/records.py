@@ -1,83 +1,67 @@
 """Read JSON lines, and name the file and line of what cannot be read.
 
-The readers of this package take `complaints`. Without it, the first fault raises. With it, each fault is appended as a
-sentence, and everything else is kept.
+The readers of this package take `complain`, which they call with a sentence on each fault; everything else is kept. By
+default it raises, so that the first fault ends the reading. The report collects with `list.append`.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 MAX_NAMED_LINES = 5
 """Bad lines of one file that are named one by one. A foreign file would name thousands."""
 
-MAX_DEPTH = 100
-"""Lists and objects within each other in one line."""
-
-MAX_STEP = 2**53
-"""Bound on a training step, so that it is exact as a float."""
-
 MAX_NUMBER = 1e300
 """Bound on the size of a number, so that it can be drawn beside others."""
 
+Complain = Callable[[str], None]
 Parsed = TypeVar("Parsed")
 
 
-def complain(message: str, complaints: list[str] | None) -> None:
-    """Raise a ValueError, or append the message to `complaints` if given."""
-    if complaints is None:
-        raise ValueError(message)
-    complaints.append(message)
+def refuse(message: str) -> None:
+    """Raise a ValueError with the message."""
+    raise ValueError(message)
 
 
-def open_file(path: Path, complaints: list[str] | None) -> BinaryIO | None:
-    """Open a regular file; complain and return None where that is impossible."""
+def read_file(path: Path, complain: Complain = refuse) -> list[bytes] | None:
+    """Return the lines of a regular file; complain and return None where that is impossible."""
     try:
         if path.is_file():
-            return path.open("rb")
+            with path.open("rb") as file:
+                return file.readlines()
         reason = "not a file"
     except OSError as error:
         reason = f"{error.strerror}"
-    complain(f"{path}: cannot be read: {reason}", complaints)
+    complain(f"{path}: cannot be read: {reason}")
     return None
 
 
-def read_lines(
-    path: Path, parse: Callable[[dict[str, Any]], Parsed], complaints: list[str] | None = None
-) -> Iterator[tuple[int, Parsed]]:
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], Parsed], complain: Complain = refuse) -> list[Parsed]:
     """Read a file of one JSON object a line.
 
     Args:
-        path: the file. It streams.
+        path: the file.
         parse: makes the result of a line's object; raises a ValueError that says what is wrong with it.
-        complaints: collects what cannot be read, see the module.
+        complain: called with the file, line and fault of what cannot be read, see the module.
 
-    Yields:
-        Offset of the line in bytes, and the result of `parse`.
-
-    Raises:
-        ValueError: without `complaints`, at the first line that cannot be read; names file and line.
+    Returns:
+        What `parse` made of each line that can be read.
     """
-    lines = open_file(path, complaints)
-    if lines is None:
-        return
-    offset = bad = 0
-    with lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                parsed = parse(parse_object(line))
-            except ValueError as error:
-                bad += 1
-                if bad <= MAX_NAMED_LINES:
-                    cut = "" if line.endswith(b"\n") else " (the last line has no end: a write that was cut off?)"
-                    complain(f"{path}, line {number}: {error}{cut}", complaints)
-            else:
-                yield offset, parsed
-            offset += len(line)
+    results, bad = [], 0
+    for number, line in enumerate(read_file(path, complain) or [], start=1):
+        try:
+            results.append(parse(parse_object(line)))
+        except (ValueError, RecursionError) as error:
+            bad += 1
+            fault = "malformed JSON: nested too deeply" if isinstance(error, RecursionError) else error
+            cut = "" if line.endswith(b"\n") else " (the last line has no end: a write that was cut off?)"
+            if bad <= MAX_NAMED_LINES:
+                complain(f"{path}, line {number}: {fault}{cut}")
     if bad > MAX_NAMED_LINES:
-        complain(f"{path}: {bad} lines were left out, of which the first {MAX_NAMED_LINES} are named", complaints)
+        complain(f"{path}: {bad} lines were left out, of which the first {MAX_NAMED_LINES} are named")
+    return results
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -85,28 +69,17 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
     Raises:
         ValueError: if the text is malformed or something else than an object.
+        RecursionError: if it is nested too deeply.
     """
     try:
         value = json.loads(text.decode("utf-8-sig"))
         if b"\\u" in text:
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-    except RecursionError as error:
-        raise ValueError("malformed JSON: nested too deeply") from error
     except ValueError as error:  # JSONDecodeError or UnicodeDecodeError
         raise ValueError(f"malformed JSON: {error}") from error
-    level, depth = [value], 0
-    while level:
-        level = [child for node in level for child in _children(node)]
-        depth += 1
-    if depth > MAX_DEPTH:  # json recurses: it might not write what it read, or not read it again
-        raise ValueError("malformed JSON: nested too deeply")
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _children(node: Any) -> Iterable[Any]:
-    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def text_under(entry: dict[str, Any], key: str) -> str:
