@@ -20,7 +20,7 @@ BENCHMARKS = {
 }
 """Of a domain with a reward of this package. verl's own reward, of gsm8k, writes the score alone."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(TIME_LIMIT + 300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(TIME_LIMIT + 300)]
 
 
 def with_marks(directory: Path) -> Path:
@@ -61,13 +61,13 @@ def assets(tmp_path_factory):
     ("recipe", "domain", "algo"),
     [
         ("run_qwen_math", "math", "lad_anchored"),
-        pytest.param("run_r1_distill_7b_code", "code", "lad", marks=pytest.mark.long),
-        pytest.param("run_nemotron_1.5b_math", "math", "lad", marks=pytest.mark.long),
-        pytest.param("run_deepscaler_1.5b_math", "math", "lad", marks=pytest.mark.long),
-        pytest.param("run_qwen2.5_0.5b_gsm8k", "gsm8k", "lad", marks=pytest.mark.long),
+        ("run_r1_distill_7b_code", "code", "lad"),
+        ("run_nemotron_1.5b_math", "math", "lad"),
+        ("run_deepscaler_1.5b_math", "math", "lad"),
+        ("run_qwen2.5_0.5b_gsm8k", "gsm8k", "lad"),
         *(
-            pytest.param("run_qwen_math", "math", algo, marks=pytest.mark.long)
-            for algo in ("grpo", "grpo_kl", "kl_cov", "clip_cov", "entropy", "gspo")
+            ("run_qwen_math", "math", algo)
+            for algo in ("grpo", "grpo_kl", "kl_cov", "clip_cov", "entropy", "gspo", "dro")
         ),
     ],
 )
