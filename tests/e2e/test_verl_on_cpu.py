@@ -18,7 +18,7 @@ from .health import MAX_ROLLOUT_KL, complaints, logged, training_steps
 
 RANKS = 2
 NO_VALIDATION = ("trainer.val_before_train=False", "trainer.test_freq=-1")
-SAMPLES = 28 * 8
+SAMPLES = 8 * 16
 """Responses a step."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(TIME_LIMIT + 60)]
@@ -41,7 +41,8 @@ def resumable(output_dir: Path, name: str) -> tuple[str, ...]:
 def lad_run(output_dir):
     """A run of 3 steps, a checkpoint after each; with what it left behind on the machine."""
     before = traces()
-    run = run_demo(output_dir, "lad", "lad", 3, *resumable(output_dir, "lad-rollouts"), SAVE_FREQ="1")
+    variables = {"SAVE_FREQ": "1", "N_GPUS": str(RANKS)}
+    run = run_demo(output_dir, "lad", "lad", 3, *resumable(output_dir, "lad-rollouts"), **variables)
     return *run, traces() - before
 
 
@@ -51,8 +52,8 @@ def test_lad_trains_in_verls_own_trainer_in_every_worker_and_leaves_nothing_behi
     assert complaints(run_dir, log, steps=3, ranks=RANKS) == []
     (run,) = load_runs([run_dir])
     assert list(run.validations) == [0, 3]
-    for step in run.validations:  # each sum is a problem, by verl's uid
-        assert [problem.total for problem in run.problems("validation", step).values()] == [8] * 28
+    for step in run.validations:  # each prompt is a problem, by verl's uid
+        assert [problem.total for problem in run.problems("validation", step).values()] == [8] * 8
     assert run.problems("validation", 0).keys() == run.problems("validation", 3).keys()
     assert run.remarks == []
     assert re.search(r"^lad +0 \(base\) ", log, re.MULTILINE)
@@ -79,7 +80,7 @@ def updates_of(run_dir: Path, step: int) -> set[float]:
 def test_a_run_killed_between_two_steps_and_resumed_goes_on_as_one_never_killed(output_dir, lad_run):
     """Equal exactly: data, learning rate, updates, the weights of trainer and server. Samples differ by chance."""
     overrides = resumable(output_dir, "killed-rollouts")
-    variables = {"SAVE_FREQ": "1", "RESUME_MODE": "auto"}
+    variables = {"SAVE_FREQ": "1", "RESUME_MODE": "auto", "N_GPUS": str(RANKS)}
     run_dir, process, log = start_demo(output_dir, "killed", "lad", 3, *overrides, **variables)
     saved = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
     # verl logs a step after it has saved it: killed between the two, that step's metrics would be missing

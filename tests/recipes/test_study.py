@@ -31,15 +31,14 @@ TASK_NAMES = ("digits", "expression", "path", "long_path")
 @pytest.fixture(scope="module")
 def study():
     """Load the study's modules, as attributes."""
-    plain = (*MODULES, "prepare", "task")
-    before = {name: sys.modules.pop(name) for name in plain if name in sys.modules}
+    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
     path = list(sys.path)
-    sys.path[:0] = [str(STUDY), str(RECIPES / "cpu_demo")]
+    sys.path.insert(0, str(STUDY))
     try:
         loaded = SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
     finally:
         sys.path[:] = path
-        for name in plain:
+        for name in MODULES:
             sys.modules.pop(name, None)
         sys.modules.update(before)
     return loaded
