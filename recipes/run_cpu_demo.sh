@@ -16,7 +16,7 @@ SEED=${SEED:-0}                               # of the base model and of the ord
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/cpu_demo}
 RUN_DIR=${RUN_DIR:-${OUTPUT_DIR}/runs/${ALGO}}
 ASSETS_DIR=${ASSETS_DIR:-${OUTPUT_DIR}/base-seed${SEED}}
-STEPS=${STEPS:-60}
+STEPS=${STEPS:-40}
 TEST_FREQ=${TEST_FREQ:-${STEPS}}              # steps between verl's validations, the first before training
 VAL_SAMPLES=${VAL_SAMPLES:-16}                # validation samples a prompt, 8 prompts
 TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-8}       # prompts a step
@@ -126,6 +126,7 @@ export VERL_FILE_LOGGER_PATH
     "${ALGORITHM[@]}" \
     "${TRAINER[@]}" \
     "${CPU[@]}" \
+    actor_rollout_ref.rollout.agent.num_workers=1 \
     "$@"
 
 "${PYTHON}" "${HERE}/cpu_demo/measure.py" "${RUN_DIR}" --base "${ASSETS_DIR}" --task digits

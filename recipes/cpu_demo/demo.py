@@ -128,24 +128,22 @@ def start(algo: str, output: Path, steps: int, log: IO[str]) -> subprocess.Popen
 def follow(process: subprocess.Popen, algo: str, run_dir: Path, total: int) -> int:
     """Print a run's progress to its end, and return its exit status. If interrupted, end the run first."""
     began, launch_seconds, shown = time.monotonic(), 0.0, 0
+    runs_after = len(ALGOS) - 1 - ALGOS.index(algo)
     try:
-        while process.poll() is None:
-            time.sleep(1)
+        while True:
+            status = process.poll()
             steps = read_steps(run_dir)
-            if not steps:
-                continue
-            if not launch_seconds:
+            if steps and not launch_seconds:
                 launch_seconds = time.monotonic() - began
-                names = loss_metrics(steps[0][1])
-                if algo == "lad" and names:
-                    print(
-                        f"  The workers use the policy loss `lad`: they report {len(names)} metrics that only it has."
-                    )
-            if steps[-1][0] // STEPS_A_LINE > shown:
+                count = len(loss_metrics(steps[0][1]))
+                if algo == "lad" and count:
+                    print(f"  The workers use the policy loss `lad`: it alone writes {count} of their metrics.")
+            if steps and steps[-1][0] // STEPS_A_LINE > shown:
                 shown = steps[-1][0] // STEPS_A_LINE
-                runs_after = len(ALGOS) - 1 - ALGOS.index(algo)
                 print(progress_line(algo, steps, total, launch_seconds, runs_after), flush=True)
-        return process.returncode
+            if status is not None:
+                return status
+            time.sleep(1)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)  # the script waits for verl_lad.cpu.run, which cleans up
@@ -194,7 +192,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     began = time.monotonic()
-    total = int(os.environ.get("STEPS", "60"))
+    total = int(os.environ.get("STEPS", "40"))
     output = claim_directory(Path(os.environ.get("OUTPUT_DIR", "outputs/demo")).resolve())
     log_path = output / "demo.log"
     log_path.write_text("")

@@ -4,9 +4,12 @@ import json
 import math
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -56,11 +59,32 @@ def test_lad_trains_in_verls_own_trainer_in_every_worker_and_leaves_nothing_behi
         assert [problem.total for problem in run.problems("validation", step).values()] == [8] * 8
     assert run.problems("validation", 0).keys() == run.problems("validation", 3).keys()
     assert run.remarks == []
-    assert re.search(r"^lad +0 \(base\) ", log, re.MULTILINE)
-    assert re.search(r"^lad +3 ", log, re.MULTILINE)
-    assert (output_dir / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert "</html>" in (output_dir / "report" / "report.html").read_text()
     assert left == set()
+
+
+def test_the_report_of_the_run_has_a_row_for_the_base_and_one_for_the_end(output_dir, lad_run):
+    report, figure = output_dir / "report", output_dir / "report.png"
+    program = (sys.executable, "-m", "verl_lad.cli.main", "report")
+    done = subprocess.run(
+        [*program, str(lad_run[0]), "--output", str(report), "--figure", str(figure)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^lad +0 \(base\) ", done.stdout, re.MULTILINE)
+    assert re.search(r"^lad +3 ", done.stdout, re.MULTILINE)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (report / "report.html").read_text()
+
+
+def test_the_checkpoints_of_two_ranks_are_measured_exactly(output_dir, lad_run):
+    base = json.loads((output_dir / "base-seed0" / "base.json").read_text())
+    exact = [json.loads(line) for line in (lad_run[0] / "exact.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in exact] == [0, 1, 2, 3]
+    assert exact[0]["accuracy"] == pytest.approx(fmean(base["accuracy"]))
+    assert exact[0]["share"] == 1
+    assert len({line["accuracy"] for line in exact}) == 4
+    for before, (_, metrics) in zip(exact[:3], training_steps(lad_run[0]), strict=True):
+        p = before["accuracy"]  # of the policy that the step's samples are from
+        assert abs(metrics["critic/score/mean"] - p) < 4 * math.sqrt(p * (1 - p) / SAMPLES), "four standard errors"
 
 
 def questions(output_dir: Path, name: str, step: int) -> Counter[str]:
