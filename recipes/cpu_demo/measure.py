@@ -51,8 +51,10 @@ def main() -> None:
     saved = arguments.run_dir.glob("checkpoints/global_step_*/actor/huggingface/model.safetensors")
     models = {int(file.parents[2].name.removeprefix("global_step_")): file.parent for file in saved}
     for step in sorted(models):
-        model = Qwen2ForCausalLM.from_pretrained(models[step], dtype=torch.float32).eval()
-        lines.append(summary(step, exact_statistics(model, right), base))
+        model, read = Qwen2ForCausalLM.from_pretrained(models[step], dtype=torch.float32, output_loading_info=True)
+        if read["missing_keys"]:
+            raise ValueError(f"{models[step]} is no whole Qwen2: {sorted(read['missing_keys'])[0]} is missing")
+        lines.append(summary(step, exact_statistics(model.eval(), right), base))
     (arguments.run_dir / "exact.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(*(f"{name:>10}" for name in COLUMNS))
     for step, *values in (line.values() for line in lines):
