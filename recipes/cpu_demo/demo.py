@@ -190,7 +190,8 @@ def interrupt(*_: Any) -> None:
 def main() -> None:
     """Run the demo."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
+            signal.signal(number, interrupt)
     began = time.monotonic()
     total = int(os.environ.get("STEPS", "40"))
     output = claim_directory(Path(os.environ.get("OUTPUT_DIR", "outputs/demo")).resolve())
