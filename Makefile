@@ -1,4 +1,4 @@
-# make demo    train a small model with LAD in verl's own trainer, on two CPU cores; table and figure at the end
+# make demo    train a small model with GRPO, LAD and anchored LAD in verl's own trainer, on two CPU cores
 # make test    everything that CI runs: lint, types, tests, and verl with LAD end to end
 # Both install what they need into .venv first.
 
@@ -16,7 +16,7 @@ LIGER := liger-kernel==0.8.5
 .PHONY: demo test install browser lint types docs unit e2e long matrix bench gpu dist clean
 
 demo: install
-	PYTHON=$(BIN)/python bash recipes/run_cpu_demo.sh
+	@$(BIN)/python recipes/cpu_demo/demo.py
 
 test: lint types docs unit e2e
 

@@ -1,48 +1,43 @@
 #!/usr/bin/env bash
-# LAD in verl's own trainer on two CPU cores: Ray, 2 FSDP2 ranks, vLLM rollout, weight sync. About 8 minutes, 12 GB.
-# Makes its own model and data (recipes/cpu_demo), and ends with a table and a figure that overlays all runs so far.
+# One run of verl's own trainer on two CPU cores: Ray, FSDP2, vLLM rollout, weight sync. About 4 minutes, 12 GB.
+# Task and base model are the study's (recipes/study). `make demo` is three of these runs: recipes/cpu_demo/demo.py.
 #
-#   bash recipes/run_cpu_demo.sh                      LAD as in the paper
+#   ALGO=lad bash recipes/run_cpu_demo.sh             LAD as in the paper
 #   ALGO=lad_anchored bash recipes/run_cpu_demo.sh    LAD with a target that stands still
-#   ALGO=grpo bash recipes/run_cpu_demo.sh            the baseline
+#   ALGO=grpo bash recipes/run_cpu_demo.sh            the baseline, or any other ALGO of recipes/algorithms.sh
 #   bash recipes/run_cpu_demo.sh algorithm.lad.eta=0.5 trainer.total_training_steps=20
 set -xeuo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 ########################### user-adjustable ###########################
-ALGO=${ALGO:-lad}                             # lad, lad_anchored, grpo
-ETA=${ETA:-}                                  # lad: 0.25 (the paper's 1/eta = 4); lad_anchored: 0.125 (ours)
-SEED=${SEED:-0}
+ALGO=${ALGO:-lad}
+SEED=${SEED:-0}                               # of the base model and of the order of the data
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/cpu_demo}
 RUN_DIR=${RUN_DIR:-${OUTPUT_DIR}/runs/${ALGO}}
-ASSETS_DIR=${ASSETS_DIR:-${OUTPUT_DIR}/assets-seed${SEED}}
+ASSETS_DIR=${ASSETS_DIR:-${OUTPUT_DIR}/base-seed${SEED}}
 STEPS=${STEPS:-40}
-TEST_FREQ=${TEST_FREQ:-20}
-VAL_SAMPLES=${VAL_SAMPLES:-48}                # validation samples a prompt, 28 prompts
-TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-28}      # prompts a step
-ROLLOUT_N=${ROLLOUT_N:-8}                     # responses a prompt
-MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-7}         # prompts an update: four updates a step, so that the ratio leaves 1
-LR=${LR:-3e-4}
-N_GPUS=${N_GPUS:-2}                           # FSDP ranks, and vLLM servers
+TEST_FREQ=${TEST_FREQ:-${STEPS}}              # steps between verl's validations, the first before training
+VAL_SAMPLES=${VAL_SAMPLES:-16}                # validation samples a prompt, 8 prompts
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-8}       # prompts a step
+ROLLOUT_N=${ROLLOUT_N:-16}                    # responses a prompt
+MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-2}         # prompts an update: four updates a step, so that the ratio leaves 1
+LR=${LR:-2e-4}
+N_GPUS=${N_GPUS:-1}                           # FSDP ranks, and vLLM servers
 MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-$((MINI_BATCH_SIZE * ROLLOUT_N / N_GPUS))}
-SAVE_FREQ=${SAVE_FREQ:--1}                    # steps; with RESUME_MODE=auto a second start goes on after the last
-RESUME_MODE=${RESUME_MODE:-disable}
+SAVE_FREQ=${SAVE_FREQ:-5}                     # steps between checkpoints, which the table at the end is made from
+RESUME_MODE=${RESUME_MODE:-disable}           # auto: a second start goes on after the newest checkpoint
 TIME_LIMIT=${TIME_LIMIT:-1500}                # seconds
 PYTHON=${PYTHON:-python3}
 #######################################################################
 
-case ${ALGO} in
-    lad|lad_anchored|grpo) ;;
-    *)
-        echo "ALGO=${ALGO} is not allowed: lad, lad_anchored or grpo" >&2
-        exit 2 ;;
-esac
+if [[ ${ALGO} == lad_anchored ]]; then
+    RATIO=${RATIO:-sequence}                  # the level at which the anchored target is exact
+fi
 # shellcheck source=algorithms.sh
 source "${HERE}/algorithms.sh"
 
 mkdir -p "$(dirname "${RUN_DIR}")" "$(dirname "${ASSETS_DIR}")"
-OUTPUT_DIR=$(cd "$(dirname "${RUN_DIR}")/.." && pwd)
 RUN_DIR=$(cd "$(dirname "${RUN_DIR}")" && pwd)/$(basename "${RUN_DIR}")
 ASSETS_DIR=$(cd "$(dirname "${ASSETS_DIR}")" && pwd)/$(basename "${ASSETS_DIR}")
 # A run of the same name is going on: take another name.
@@ -53,7 +48,7 @@ if [[ ${RESUME_MODE} == disable ]]; then
 fi
 mkdir -p "${RUN_DIR}"
 echo "{\"algo\": \"${ALGO}\", \"seed\": ${SEED}}" > "${RUN_DIR}/run.json"
-"${PYTHON}" "${HERE}/cpu_demo/prepare.py" "${ASSETS_DIR}" --seed "${SEED}"
+"${PYTHON}" "${HERE}/study/bases.py" "${ASSETS_DIR}" --task digits --seed "${SEED}"
 
 # shellcheck source=cpu.sh
 source "${HERE}/cpu.sh"
@@ -65,7 +60,7 @@ DATA=(
     data.max_prompt_length=16
     data.max_response_length=8
     data.seed="${SEED}"
-    reward.custom_reward_function.path="${HERE}/cpu_demo/task.py"
+    reward.custom_reward_function.path="${HERE}/study/tasks.py"
 )
 
 MODEL=(actor_rollout_ref.model.path="${ASSETS_DIR}/model")
@@ -108,6 +103,7 @@ TRAINER=(
     trainer.test_freq="${TEST_FREQ}"
     trainer.validation_data_dir="${RUN_DIR}/validation"
     trainer.save_freq="${SAVE_FREQ}"
+    actor_rollout_ref.actor.checkpoint.save_contents='[model,optimizer,extra,hf_model]'
     trainer.resume_mode="${RESUME_MODE}"
     trainer.default_local_dir="${RUN_DIR}/checkpoints"
     hydra.run.dir="${RUN_DIR}/hydra"
@@ -126,18 +122,7 @@ export VERL_FILE_LOGGER_PATH
     "${ALGORITHM[@]}" \
     "${TRAINER[@]}" \
     "${CPU[@]}" \
+    actor_rollout_ref.rollout.agent.num_workers=1 \
     "$@"
 
-RUNS=()
-for run in "${OUTPUT_DIR}"/runs/*/; do
-    if [[ -f "${run}validation/0.jsonl" ]]; then
-        RUNS+=("${run%/}")
-    fi
-done
-if [[ ${#RUNS[@]} -gt 0 ]]; then
-    # Status 1: it skipped something, and said what; a run beside this one may be half written.
-    "${PYTHON}" -m verl_lad.cli.main report "${RUNS[@]}" \
-        --output "${OUTPUT_DIR}/report" --figure "${OUTPUT_DIR}/report.png" || [[ $? -eq 1 ]]
-else
-    echo "no run with a validation before training: nothing to report"
-fi
+"${PYTHON}" "${HERE}/cpu_demo/measure.py" "${RUN_DIR}" --base "${ASSETS_DIR}" --task digits

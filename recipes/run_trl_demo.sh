@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the task and the model of run_cpu_demo.sh with TRL's GRPOTrainer and LAD, and print its table. The run takes one
+# Train the task and the model of run_cpu_demo.sh with TRL's GRPOTrainer and LAD, and print a report. The run takes one
 # process on one CPU core, about two minutes and 1 GB, without Ray and vLLM; making the model takes a minute once. It needs
 # TRL, in an environment without verl (README, "TRL").
 #
@@ -20,12 +20,12 @@ RUN_DIR=${RUN_DIR:-${OUTPUT_DIR}/runs/${ALGO}}
 ASSETS_DIR=${ASSETS_DIR:-${OUTPUT_DIR}/assets-seed${SEED}}
 STEPS=${STEPS:-40}                            # generations, as verl counts; TRL counts updates
 TEST_FREQ=${TEST_FREQ:-20}
-VAL_SAMPLES=${VAL_SAMPLES:-48}                # validation samples a prompt, 28 prompts
-TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-28}      # prompts a step
-ROLLOUT_N=${ROLLOUT_N:-8}                     # responses a prompt
-MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-7}         # prompts an update: four updates a step, so that the ratio leaves 1
+VAL_SAMPLES=${VAL_SAMPLES:-48}                # validation samples a prompt, 8 prompts
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-8}       # prompts a step
+ROLLOUT_N=${ROLLOUT_N:-16}                    # responses a prompt
+MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-2}         # prompts an update: four updates a step, so that the ratio leaves 1
 NUM_ITERATIONS=${NUM_ITERATIONS:-1}           # passes over the responses of a step
-LR=${LR:-3e-4}
+LR=${LR:-2e-4}
 PYTHON=${PYTHON:-python3}
 #######################################################################
 
@@ -41,7 +41,7 @@ esac
 rm -rf "${RUN_DIR}"
 mkdir -p "${RUN_DIR}" "$(dirname "${ASSETS_DIR}")"
 echo "{\"algo\": \"${ALGO}\", \"seed\": ${SEED}}" > "${RUN_DIR}/run.json"
-"${PYTHON}" "${HERE}/cpu_demo/prepare.py" "${ASSETS_DIR}" --seed "${SEED}"
+"${PYTHON}" "${HERE}/study/bases.py" "${ASSETS_DIR}" --task digits --seed "${SEED}"
 
 DEMO=(
     --algo "${ALGO}"

@@ -14,6 +14,7 @@ statistics. Deterministic on one kind of CPU; about a minute on one core. Does n
 import argparse
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,19 @@ def make(output: Path, name: str, kind: str, accuracy: float, seed: int) -> None
     steps = warm_start(model, tokenizer, task, kind, accuracy)
     statistics = exact_statistics(model, encode_right(task, tokenizer))
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Made elsewhere and moved into place at once: two runs can start together, and a broken one leaves nothing.
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=output.parent))
-    model.save_pretrained(temporary / "model")
-    tokenizer.save_pretrained(temporary / "model")
-    write_data(temporary, name, task)
-    (temporary / "base.json").write_text(json.dumps({"steps": steps, **statistics}) + "\n")
-    os.rename(temporary, output)
+    try:
+        model.save_pretrained(temporary / "model")
+        tokenizer.save_pretrained(temporary / "model")
+        write_data(temporary, name, task)
+        (temporary / "base.json").write_text(json.dumps({"steps": steps, **statistics}) + "\n")
+        os.rename(temporary, output)
+    except OSError:
+        if not output.exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main() -> None:

@@ -1,20 +1,58 @@
-"""Encode a task for the study's policy, and measure the policy by enumeration of all right answers."""
+"""Make the study's policy, encode a task for it, and measure it by enumeration of all right answers."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "cpu_demo"))
-
-from prepare import make_model, make_tokenizer
 from tasks import Task
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-__all__ = ["Encoded", "encode", "encode_right", "exact_statistics", "make_model", "make_tokenizer"]
+# ChatML without the roles' names: with one token a byte, they would be most of a prompt.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a byte-level tokenizer with ChatML's special tokens. verl's agent loop needs a newline to be one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, max_position_embeddings: int = 512) -> Qwen2ForCausalLM:
+    """Make a Qwen2 of 0.3 M parameters with random weights.
+
+    Its vocabulary has no surplus rows: vLLM masks those and the trainer does not, which would show as rollout KL.
+    """
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_position_embeddings,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model
 
 
 @dataclass(frozen=True)

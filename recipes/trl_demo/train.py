@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -19,15 +20,16 @@ from trl import GRPOConfig, GRPOTrainer
 
 from verl_lad.adapters.trl import LADTrainer, LADTrainerConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cpu_demo"))
-from prepare import Encoder, exact_statistics
-from task import DATA_SOURCE, SUMS, compute_score, prompt
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "study"))
+from policy import encode_right, exact_statistics
+from tasks import compute_score, get_task
 
 TRAINERS = {
     "lad": (LADTrainer, LADTrainerConfig),
     "lad_anchored": (LADTrainer, LADTrainerConfig),
     "grpo": (GRPOTrainer, GRPOConfig),
 }
+TASK = "digits"
 VERL_NAMES = {
     "reward": "critic/score/mean",
     "entropy": "actor/entropy",
@@ -49,7 +51,8 @@ class Record(TrainerCallback):
     """Validate before training and every test_freq steps, and keep the metrics."""
 
     def __init__(self, demo: Demo, config: GRPOConfig, tokenizer: PreTrainedTokenizerBase):
-        self.demo, self.tokenizer, self.encoder = demo, tokenizer, Encoder(tokenizer)
+        self.demo, self.tokenizer = demo, tokenizer
+        self.prompts, self.right = list(get_task(TASK)), encode_right(get_task(TASK), tokenizer)
         self.directory = Path(config.output_dir)
         self.updates = config.steps_per_generation * config.num_iterations
 
@@ -71,25 +74,27 @@ class Record(TrainerCallback):
     def validate(self, model: PreTrainedModel, step: int) -> None:
         """Write samples of every prompt as verl dumps them, and print the policy's exact statistics."""
         model.eval()
-        prompts = self.encoder.prompts.repeat_interleave(self.demo.val_samples, dim=0)
-        made = model.generate(
-            prompts, attention_mask=torch.ones_like(prompts), do_sample=True, max_new_tokens=8, top_k=0
+        chats = [[{"role": "user", "content": prompt}] for prompt in self.prompts for _ in range(self.demo.val_samples)]
+        asked = self.tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
         )
-        print(f"step {step}, by enumeration: {json.dumps(exact_statistics(model, self.encoder))}", flush=True)
+        made = model.generate(**asked, do_sample=True, max_new_tokens=8, top_k=0)
+        exact = {name: fmean(values) for name, values in exact_statistics(model, self.right).items()}
+        print(f"step {step}, by enumeration: {json.dumps(exact)}", flush=True)
         model.train()
-        texts = self.tokenizer.batch_decode(made[:, prompts.shape[1] :], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(made[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
         path = self.directory / "validation" / f"{step}.jsonl"
         path.parent.mkdir(exist_ok=True)
         with path.open("w") as file:
             for number, text in enumerate(texts):
-                total = SUMS[number // self.demo.val_samples]
-                line = {"input": prompt(total), "output": text, "gts": str(total), "step": step}
-                print(json.dumps(line | compute_score(DATA_SOURCE, text, str(total))), file=file)
+                prompt = self.prompts[number // self.demo.val_samples]
+                line = {"input": prompt, "output": text, "gts": prompt, "step": step}
+                print(json.dumps(line | compute_score(TASK, text, prompt)), file=file)
 
 
 def reward(completions: list[list[dict[str, str]]], ground_truth: list[str], **_: Any) -> list[float]:
     return [
-        compute_score(DATA_SOURCE, completion[0]["content"], truth)["score"]
+        compute_score(TASK, completion[0]["content"], truth)["score"]
         for completion, truth in zip(completions, ground_truth, strict=True)
     ]
 

@@ -58,7 +58,7 @@ def test_a_reward_function_that_throws_ends_the_run_after_its_traceback(tmp_path
 def test_an_infinite_reward_ends_the_run_and_names_the_response(tmp_path):
     run_dir, status, log = run_demo(tmp_path, "run", "lad", 2, *SHORT, *reward("infinite"), N_GPUS="1")
     assert status == 1
-    assert re.search(r"ValueError: \d+ of 224 rewards are not finite; the first is inf for response \d+", log)
+    assert re.search(r"ValueError: \d+ of 128 rewards are not finite; the first is inf for response \d+", log)
     assert training_steps(run_dir) == []
 
 

@@ -32,6 +32,7 @@ LORA = (
     f"{MODEL}.lora_alpha=16",
     f"{MODEL}.lora.merge=True",
     f"{ACTOR}.optim.lr=1e-3",
+    f"{ACTOR}.checkpoint.save_contents=[model,optimizer,extra]",  # verl does not merge adapters in hf_model
 )
 BFLOAT16_ROLLOUT_KL = 1e-3
 """verl sends merged weights as bfloat16, whatever they are (FSDPEngine._merged_lora_per_tensor_param): 6e-5 here."""

@@ -4,9 +4,12 @@ import json
 import math
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from .health import MAX_ROLLOUT_KL, complaints, logged, training_steps
 
 RANKS = 2
 NO_VALIDATION = ("trainer.val_before_train=False", "trainer.test_freq=-1")
-SAMPLES = 28 * 8
+SAMPLES = 8 * 16
 """Responses a step."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(TIME_LIMIT + 60)]
@@ -41,7 +44,8 @@ def resumable(output_dir: Path, name: str) -> tuple[str, ...]:
 def lad_run(output_dir):
     """A run of 3 steps, a checkpoint after each; with what it left behind on the machine."""
     before = traces()
-    run = run_demo(output_dir, "lad", "lad", 3, *resumable(output_dir, "lad-rollouts"), SAVE_FREQ="1")
+    variables = {"SAVE_FREQ": "1", "N_GPUS": str(RANKS)}
+    run = run_demo(output_dir, "lad", "lad", 3, *resumable(output_dir, "lad-rollouts"), **variables)
     return *run, traces() - before
 
 
@@ -51,15 +55,36 @@ def test_lad_trains_in_verls_own_trainer_in_every_worker_and_leaves_nothing_behi
     assert complaints(run_dir, log, steps=3, ranks=RANKS) == []
     (run,) = load_runs([run_dir])
     assert list(run.validations) == [0, 3]
-    for step in run.validations:  # each sum is a problem, by verl's uid
-        assert [problem.total for problem in run.problems("validation", step).values()] == [8] * 28
+    for step in run.validations:  # each prompt is a problem, by verl's uid
+        assert [problem.total for problem in run.problems("validation", step).values()] == [8] * 8
     assert run.problems("validation", 0).keys() == run.problems("validation", 3).keys()
     assert run.remarks == []
-    assert re.search(r"^lad +0 \(base\) ", log, re.MULTILINE)
-    assert re.search(r"^lad +3 ", log, re.MULTILINE)
-    assert (output_dir / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert "</html>" in (output_dir / "report" / "report.html").read_text()
     assert left == set()
+
+
+def test_the_report_of_the_run_has_a_row_for_the_base_and_one_for_the_end(output_dir, lad_run):
+    report, figure = output_dir / "report", output_dir / "report.png"
+    program = (sys.executable, "-m", "verl_lad.cli.main", "report")
+    done = subprocess.run(
+        [*program, str(lad_run[0]), "--output", str(report), "--figure", str(figure)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^lad +0 \(base\) ", done.stdout, re.MULTILINE)
+    assert re.search(r"^lad +3 ", done.stdout, re.MULTILINE)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (report / "report.html").read_text()
+
+
+def test_the_checkpoints_of_two_ranks_are_measured_exactly(output_dir, lad_run):
+    base = json.loads((output_dir / "base-seed0" / "base.json").read_text())
+    exact = [json.loads(line) for line in (lad_run[0] / "exact.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in exact] == [0, 1, 2, 3]
+    assert exact[0]["accuracy"] == pytest.approx(fmean(base["accuracy"]))
+    assert exact[0]["share"] == 1
+    assert len({line["accuracy"] for line in exact}) == 4
+    for before, (_, metrics) in zip(exact[:3], training_steps(lad_run[0]), strict=True):
+        p = before["accuracy"]  # of the policy that the step's samples are from
+        assert abs(metrics["critic/score/mean"] - p) < 4 * math.sqrt(p * (1 - p) / SAMPLES), "four standard errors"
 
 
 def questions(output_dir: Path, name: str, step: int) -> Counter[str]:
@@ -79,7 +104,7 @@ def updates_of(run_dir: Path, step: int) -> set[float]:
 def test_a_run_killed_between_two_steps_and_resumed_goes_on_as_one_never_killed(output_dir, lad_run):
     """Equal exactly: data, learning rate, updates, the weights of trainer and server. Samples differ by chance."""
     overrides = resumable(output_dir, "killed-rollouts")
-    variables = {"SAVE_FREQ": "1", "RESUME_MODE": "auto"}
+    variables = {"SAVE_FREQ": "1", "RESUME_MODE": "auto", "N_GPUS": str(RANKS)}
     run_dir, process, log = start_demo(output_dir, "killed", "lad", 3, *overrides, **variables)
     saved = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
     # verl logs a step after it has saved it: killed between the two, that step's metrics would be missing

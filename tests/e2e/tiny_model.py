@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "recipes" / "cpu_demo"))
+sys.path.insert(0, str(HERE.parents[1] / "recipes" / "study"))
 
-from prepare import make_model, make_tokenizer  # noqa: E402
+from policy import make_model, make_tokenizer  # noqa: E402
 
 STEPS = 250
 BATCH_SIZE = 8

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # verl's trainer on one GPU, with LAD or a baseline: Ray, FSDP2 over NCCL, vLLM in bfloat16 with sleep mode, weight sync.
-# The model and the data are those of recipes/cpu_demo. Log, verl's metrics and validation dumps: OUTPUT_DIR.
+# The model and the task `digits` are those of recipes/study. Log, verl's metrics and validation dumps: OUTPUT_DIR.
 #
 #   ALGO=lad bash tests/gpu/train.sh
 #   ALGO=grpo STEPS=5 bash tests/gpu/train.sh trainer.test_freq=5
@@ -16,11 +16,11 @@ SEED=${SEED:-0}
 STEPS=${STEPS:-20}
 OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-outputs/gpu}")
 ASSETS_DIR=$(realpath -m "${ASSETS_DIR:-${OUTPUT_DIR}/assets-seed${SEED}}")
-TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-28}        # prompts a step
-MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-7}           # prompts an update
-ROLLOUT_N=${ROLLOUT_N:-8}                       # responses a prompt
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-8}         # prompts a step
+MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-2}           # prompts an update
+ROLLOUT_N=${ROLLOUT_N:-16}                      # responses a prompt
 VAL_SAMPLES=${VAL_SAMPLES:-16}
-LR=${LR:-3e-4}
+LR=${LR:-2e-4}
 GPU_MEMORY_UTILIZATION=${GPU_MEMORY_UTILIZATION:-0.3}  # of vLLM
 FREE_CACHE=${FREE_CACHE:-True}                  # vLLM's sleep mode
 TIME_LIMIT=${TIME_LIMIT:-240}                   # seconds
@@ -33,7 +33,7 @@ RUN_DIR=${OUTPUT_DIR}/runs/${ALGO}
 source "${RECIPES}/algorithms.sh"
 rm -rf "${RUN_DIR}"
 mkdir -p "${RUN_DIR}"
-"${PYTHON}" "${RECIPES}/cpu_demo/prepare.py" "${ASSETS_DIR}" --seed "${SEED}"
+"${PYTHON}" "${RECIPES}/study/bases.py" "${ASSETS_DIR}" --task digits --seed "${SEED}"
 
 DATA=(
     data.train_files="${ASSETS_DIR}/train.parquet"
@@ -43,7 +43,7 @@ DATA=(
     data.max_response_length=8
     data.dataloader_num_workers=0
     data.seed="${SEED}"
-    reward.custom_reward_function.path="${RECIPES}/cpu_demo/task.py"
+    reward.custom_reward_function.path="${RECIPES}/study/tasks.py"
     reward.num_workers=1
 )
 

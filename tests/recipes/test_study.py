@@ -24,22 +24,21 @@ import torch
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STUDY = RECIPES / "study"
-MODULES = ("tasks", "policy", "bases", "plan", "results", "curves", "analyse")
+MODULES = ("tasks", "policy", "bases", "plan", "results", "curves", "analyse", "measure")
 TASK_NAMES = ("digits", "expression", "path", "long_path")
 
 
 @pytest.fixture(scope="module")
 def study():
     """Load the study's modules, as attributes."""
-    plain = (*MODULES, "prepare", "task")
-    before = {name: sys.modules.pop(name) for name in plain if name in sys.modules}
+    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
     path = list(sys.path)
     sys.path[:0] = [str(STUDY), str(RECIPES / "cpu_demo")]
     try:
         loaded = SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
     finally:
         sys.path[:] = path
-        for name in plain:
+        for name in MODULES:
             sys.modules.pop(name, None)
         sys.modules.update(before)
     return loaded
@@ -250,6 +249,20 @@ def test_next_token_targets_are_counted_shares(study, tokenizer, small_task):
             for token, number in following.items():
                 expected[token] = number / following.total()
             torch.testing.assert_close(target[position - 1], expected)
+
+
+# --- a run's checkpoints (recipes/cpu_demo/measure.py)
+
+
+def test_a_summary_has_mean_accuracy_the_geometric_mean_of_what_is_kept_and_pass_at_16(study):
+    base = {"accuracy": [0.5, 0.25], "entropy": [3.0, 2.0]}
+    quarter_of_one = {"accuracy": [1.0, 0.5], "entropy": [3.0 - math.log(4), 2.0]}
+    assert study.measure.summary(0, base, base) == pytest.approx(
+        {"step": 0, "accuracy": 0.375, "share": 1, "pass@16": 1 - (0.5**16 + 0.75**16) / 2}
+    )
+    assert study.measure.summary(60, quarter_of_one, base) == pytest.approx(
+        {"step": 60, "accuracy": 0.75, "share": 0.5, "pass@16": 1 - 0.5**17}
+    )
 
 
 # --- plan

@@ -25,9 +25,9 @@ from verl_lad.adapters.verl.policy_loss import METRIC_NAMES
 from .engine_worker import ROLLOUT_N, Case, compose_case, write_cases
 
 REPOSITORY = Path(__file__).parents[3]
-sys.path.insert(0, str(REPOSITORY / "recipes" / "cpu_demo"))
+sys.path.insert(0, str(REPOSITORY / "recipes" / "study"))
 
-from prepare import make_model, make_tokenizer  # noqa: E402
+from policy import make_model, make_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.timeout(300, func_only=True)  # a test's own work; TIME_LIMIT is that of the fixture `results`
 
