@@ -29,21 +29,18 @@ WARM_UP = 3  # steps of a cost run that are not counted: vLLM compiles at its fi
 HARD_TASKS = {f"hard_{case}": change["task"] for case, change in HARD.items()}
 T_QUANTILE = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
-LONGER = 120  # steps of the runs that go on
 FAMILIES = {"balanced": "#0072B2", "mass_one": "#56B4E9", "grpo_kl": "#E69F00", "lad": "#D55E00"}
 """Beginning of a setting's name -> its colour on the front; the rest is grey."""
 COLOURS = {
     "grpo": "#000000",
-    "balanced-js": "#0072B2",
-    "balanced-alpha0.8": "#332288",
-    "mass_one": "#999999",
+    "mass_one": "#0072B2",
     "grpo_kl": "#E69F00",
     "lad": "#D55E00",
     "entropy": "#009E73",
     "kl_cov": "#CC79A7",
     "clip_cov": "#56B4E9",
 }
-"""Okabe & Ito, "Color Universal Design" (2008), without yellow, with grey and indigo."""
+"""Okabe & Ito, "Color Universal Design" (2008), without yellow."""
 STYLE = {"font.size": 8, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False}
 STYLE |= {"axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5, "axes.axisbelow": True}
 LABELS = {"samples": "samples", "mean_accuracy": "accuracy", "share": "share of the base's effective solutions"}
@@ -208,7 +205,7 @@ accuracy and a higher mean share. mass_one: anchored LAD with `partition=group`.
         ]
         text += f"\n**{task}**:\n\n"
         text += table(("setting", "", "accuracy", "share", *(f"thousand samples to {x:.2f}" for x in REACHED)), rows)
-    return text + nearest_section(curves) + longer_section(curves)
+    return text + nearest_section(curves)
 
 
 def nearest_section(curves: Curves) -> str:
@@ -246,27 +243,6 @@ def nearest_cells(pairs: Sequence[tuple[Curve, Curve]]) -> list[str]:
         difference([(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in pairs], len(pairs)),
         difference([(end(a.share), end(b.share)) for a, b in pairs], len(pairs)),
     ]
-
-
-def longer_section(curves: Curves) -> str:
-    """Give accuracy and share after the budget and after LONGER steps, one seed."""
-    suffix = f"-steps{LONGER}"
-    rows = []
-    for task in TASKS:
-        for name in SWEEPS:
-            for run in of_seeds(curves, "sweep", task, name) if name.endswith(suffix) else ():
-                step = [r["step"] for r in run.records].index(LONGER // 2) + 1
-                half = slice(step - LAST + 1, step + 1)
-                halfway = f"{run.mean_accuracy[half].mean():.3f} / {run.share[half].mean():.2f}"
-                last = f"{end(run.mean_accuracy):.3f} / {end(run.share):.2f}"
-                rows.append([task, name.removesuffix(suffix), halfway, last])
-    head = ("task", "setting", f"after {LONGER // 2} steps", f"after {LONGER} steps")
-    return f"""
-## Twice the budget
-
-Accuracy / share of one run of {LONGER} steps, seed 0.
-
-{table(head, rows)}"""
 
 
 def paired_table(curves: Curves, comparisons: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> str:

@@ -17,11 +17,6 @@ LAST = 5  # measurements, two steps apart, whose mean stands for a run's end, an
 PROMPTS_A_STEP = 8  # run_study.sh, TRAIN_BATCH_SIZE
 
 
-def sums_tokens(run: dict[str, Any]) -> bool:
-    """Return whether the loss of a run sums over the tokens of a response."""
-    return run["env"].get("RATIO") == "sequence" or any("token-sum" in override for override in run["overrides"])
-
-
 class Crossing(NamedTuple):
     """A run where its accuracy first reaches a level."""
 
@@ -92,7 +87,7 @@ class Curve:
         verl aggregates actor/entropy as the loss: summed over the response, or a mean over tokens, which the mean
         length turns into the mean sum.
         """
-        summed = sums_tokens(self.run)
+        summed = self.run["env"].get("RATIO") == "sequence"
         return np.array([r["entropy"] * (1.0 if summed else r["response_length"]) for r in self.records])
 
     def crossing(self, level: float) -> Crossing | None:

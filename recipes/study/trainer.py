@@ -22,7 +22,6 @@ from tasks import get_task
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.utils import need_reference_policy
-from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
@@ -36,17 +35,6 @@ KEPT_METRICS = {
     "response_length": "response_length/mean",
     "rollout_probs_diff": "training/rollout_probs_diff_mean",
 }
-
-whole_response = trainer_base.compute_advantage_for_multi_trajectories
-
-
-def reward_to_go(data: Any, **settings: Any) -> Any:
-    """Compute verl's advantages, and take the penalty for past tokens out of those of a token (docs/theory.md, 10)."""
-    data = whole_response(data, **settings)
-    penalty = data.batch["token_level_scores"] - data.batch["token_level_rewards"]
-    past = (penalty.cumsum(-1) - penalty) * data.batch["response_mask"]
-    data.batch["advantages"] = data.batch["returns"] = data.batch["advantages"] + past
-    return data
 
 
 class StudyWorker(ActorRolloutRefWorker):
@@ -96,8 +84,6 @@ class StudyTrainer(PPOTrainerSync):
     def _fit_one(self, run: DictConfig, path: Path, agent_loop_manager: Any) -> None:
         self.config = OmegaConf.create(OmegaConf.to_container(run.config))
         self.run = run
-        to_go = self.config.trainer.get("reward_to_go", False)
-        trainer_base.compute_advantage_for_multi_trajectories = reward_to_go if to_go else whole_response
         self.use_reference_policy = need_reference_policy(self.config)
         if self.config.algorithm.use_kl_in_reward:
             self.kl_ctrl_in_reward = core_algos.get_kl_controller(self.config.algorithm.kl_ctrl)
