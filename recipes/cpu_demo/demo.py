@@ -112,7 +112,7 @@ def draw(results: list[Result], path: Path) -> None:
         axes.plot(*points, marker="o", markersize=3.5, label=result.algo)
     axes.set(xlabel="accuracy", ylabel="share of the base's solutions kept", ylim=(0, 1.1))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     figure.savefig(path, dpi=120)
 
 
@@ -194,7 +194,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
             signal.signal(number, interrupt)
     began = time.monotonic()
-    total = int(os.environ.get("STEPS", "40"))
+    total = int(os.environ.get("STEPS", "30"))
     output = claim_directory(Path(os.environ.get("OUTPUT_DIR", "outputs/demo")).resolve())
     log_path = output / "demo.log"
     log_path.write_text("")
