@@ -134,6 +134,7 @@ def test_a_run_killed_between_two_steps_and_resumed_goes_on_as_one_never_killed(
     assert set(run.validations) == {0, resumed_at, 3}
 
 
+@pytest.mark.long
 def test_a_run_without_our_loss_or_weight_sync_fails_the_same_checks(output_dir):
     """The negative control: the checks above would notice."""
     run_dir, _, log = run_demo(
