@@ -210,23 +210,23 @@ accuracy and a higher mean share. mass_one: anchored LAD with `partition=group`.
 
 def nearest_section(curves: Curves) -> str:
     """Compare each LAD setting with the in-reward KL whose share is nearest, in pairs of one task and seed."""
-    rows = []
-    for name, (_, setting) in seeded().items():
+    rows, settings = [], seeded()
+    for name, (_, setting) in settings.items():
         if not setting.env["ALGO"].startswith("lad"):
             continue
         every: list[tuple[Curve, Curve]] = []
         for task in TASKS:
             runs = at_task(curves, task)
-            beside = [other for other in runs if seeded()[other][1].env["ALGO"] == "grpo_kl"]
+            beside = [other for other in runs if settings[other][1].env["ALGO"] == "grpo_kl"]
             if name not in runs or not beside:
                 continue
             share = end_point(runs[name])[1]
             nearest = min(beside, key=lambda other: abs(end_point(runs[other])[1] - share))
             pairs = list(zip(runs[name], runs[nearest], strict=True))
             every += pairs
-            rows.append([name, task, nearest, *nearest_cells(pairs)])
+            rows.append([name, task, nearest, *end_differences(pairs)])
         if every:
-            rows.append([name, "all", "", *nearest_cells(every)])
+            rows.append([name, "all", "", *end_differences(every)])
     head = ("setting", "task", "in-reward KL", "accuracy, difference", "share, difference")
     return f"""
 ## In-reward KL at the nearest share
@@ -237,8 +237,8 @@ the task. Differences at the end, LAD minus KL, over pairs of one task and seed,
 {table(head, rows)}"""
 
 
-def nearest_cells(pairs: Sequence[tuple[Curve, Curve]]) -> list[str]:
-    """Format the differences in accuracy and share."""
+def end_differences(pairs: Sequence[tuple[Curve, Curve]]) -> list[str]:
+    """Format the differences in accuracy and share at the end."""
     return [
         difference([(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in pairs], len(pairs)),
         difference([(end(a.share), end(b.share)) for a, b in pairs], len(pairs)),
@@ -258,9 +258,8 @@ def paired_table(curves: Curves, comparisons: Iterable[tuple[tuple[str, str], tu
             crossings = [(a.crossing(level), b.crossing(level)) for a, b in pairs]
             reached = [(a.share, b.share) for a, b in crossings if a is not None and b is not None]
             cells.append(difference(reached, len(pairs)))
-        cells.append(difference([(end(a.share), end(b.share)) for a, b in pairs], len(pairs)))
-        cells.append(difference([(end(a.mean_accuracy), end(b.mean_accuracy)) for a, b in pairs], len(pairs)))
-        rows.append([f"{first} - {second}", *cells])
+        accuracy, share = end_differences(pairs)
+        rows.append([f"{first} - {second}", *cells, share, accuracy])
     head = ("difference", *(f"share at {x:.2f}" for x in LEVELS), "share at the end", "accuracy at the end")
     return table(head, rows)
 
@@ -277,8 +276,9 @@ Pairs have the same task and seed, so bases that are alike (see Health). 95 % bo
 are alike: an interval is about other seeds on these tasks, hardly about other tasks.
 
 {paired_table(curves, [(("main", a), ("main", b)) for a, b in main])}"""
-    for name in (name for name in seeded() if name in SWEEPS):
-        text += f"\n**{name}**:\n\n" + paired_table(curves, [(("sweep", name), ("main", b)) for b in BESIDE])
+    for name, (group, _) in seeded().items():
+        if group == "sweep":
+            text += f"\n**{name}**:\n\n" + paired_table(curves, [(("sweep", name), ("main", b)) for b in BESIDE])
     return text
 
 
@@ -287,7 +287,7 @@ def end_section(curves: Curves) -> str:
     text = "## At the end of the budget\n\n![learning](figures/learning.png)\n"
     for task in TASKS:
         rows = [[name, *end_cells(of_seeds(curves, "main", task, name))] for name in MAIN]
-        rows += [[name, *end_cells(of_seeds(curves, "sweep", task, name))] for name in seeded() if name in SWEEPS]
+        rows += [[n, *end_cells(of_seeds(curves, g, task, n))] for n, (g, _) in seeded().items() if g == "sweep"]
         text += f"\n**{task}**:\n\n" + table(("setting", *END_HEAD), rows)
     text += "\n## Hard cases\n\n![hard](figures/hard.png)\n"
     for group, task in HARD_TASKS.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from plan import Run
+from plan import Run, base_name
 from results import Records, is_of, read_packed
 
 LAST = 5  # measurements, two steps apart, whose mean stands for a run's end, and over which the figures are smoothed
@@ -58,8 +58,8 @@ class Curve:
 
     @property
     def base(self) -> str:
-        """The base's name, as plan.Run.base."""
-        return "{task}-{kind}-{base_accuracy}-seed{seed}".format(**self.run)
+        """Name of the base model."""
+        return base_name(*(self.run[key] for key in ("task", "kind", "base_accuracy", "seed")))
 
     @property
     def mean_accuracy(self) -> np.ndarray:

@@ -10,6 +10,11 @@ TASKS = ("digits", "expression", "path")
 SEEDS = (0, 1, 2)
 
 
+def base_name(task: str, kind: str, base_accuracy: float, seed: int) -> str:
+    """Return the name of a base model."""
+    return f"{task}-{kind}-{base_accuracy}-seed{seed}"
+
+
 @dataclass(frozen=True)
 class Run:
     """One run. `env` goes to ../algorithms.sh, `overrides` to Hydra; `group` is the question that the run answers."""
@@ -33,7 +38,7 @@ class Run:
     @property
     def base(self) -> str:
         """Name of the base model."""
-        return f"{self.task}-{self.kind}-{self.base_accuracy}-seed{self.seed}"
+        return base_name(self.task, self.kind, self.base_accuracy, self.seed)
 
     def record(self) -> dict[str, Any]:
         """Return what the first line of the run's file says of it."""

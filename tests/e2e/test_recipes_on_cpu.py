@@ -18,7 +18,7 @@ BENCHMARKS = {
     "math": {"math500", "aime24", "aime25", "amc", "olympiadbench", "minerva"},
     "code": {"livecodebench", "humanevalplus", "codeforces"},
 }
-"""Of a domain with a reward of this package. verl's own reward, of gsm8k, writes the score alone."""
+"""Keys that a reward of this package writes; verl's own reward, of gsm8k, writes the score alone."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(TIME_LIMIT + 300)]
 

@@ -19,7 +19,7 @@ VALIDATION_SETS = {
 }
 TRAINING_SETS = {"math": "dapo_math_17k", "code": "deepcoder", "gsm8k": "gsm8k"}
 VALIDATION_OPTIONS = {"gsm8k": ("--split", "test")}
-"""Of the program that makes both sets of a domain."""
+"""The program that makes both sets of a domain takes these."""
 
 sys.path.insert(0, str(PROGRAMS))
 
