@@ -13,15 +13,16 @@ pass@16   probability that one of 16 answers is right, mean over the prompts.
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "study"))
+from curves import pass_at, solutions_kept
 from policy import encode_right, exact_statistics
 from tasks import MAKERS, get_task
 
@@ -31,9 +32,9 @@ COLUMNS = ("step", "accuracy", "share", f"pass@{K}")
 
 def summary(step: int, statistics: dict[str, list[float]], base: dict[str, list[float]]) -> dict[str, float]:
     """Return the columns of one policy from its statistics by prompt (policy.exact_statistics) and the base's."""
-    gained = fmean(h - h_base for h, h_base in zip(statistics["entropy"], base["entropy"], strict=True))
-    passed = fmean(1 - (1 - p) ** K for p in statistics["accuracy"])
-    return dict(zip(COLUMNS, (step, fmean(statistics["accuracy"]), math.exp(gained), passed), strict=True))
+    share = float(solutions_kept(np.array(statistics["entropy"]), np.array(base["entropy"])))
+    passed = float(pass_at(np.array(statistics["accuracy"]), K))
+    return dict(zip(COLUMNS, (step, fmean(statistics["accuracy"]), share, passed), strict=True))
 
 
 def main() -> None:

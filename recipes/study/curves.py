@@ -17,6 +17,16 @@ LAST = 5  # measurements, two steps apart, whose mean stands for a run's end, an
 PROMPTS_A_STEP = 8  # run_study.sh, TRAIN_BATCH_SIZE
 
 
+def solutions_kept(entropy: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return effective solutions as a share of the base's: exp of the mean of H - H_base over (..., P) and (P,)."""
+    return np.exp((entropy - base).mean(-1))
+
+
+def pass_at(accuracy: np.ndarray, k: int) -> np.ndarray:
+    """Return the probability that one of k samples is right, mean over prompts: (..., P)."""
+    return (1 - (1 - accuracy) ** k).mean(-1)
+
+
 class Crossing(NamedTuple):
     """A run where its accuracy first reaches a level."""
 
@@ -68,8 +78,8 @@ class Curve:
 
     @property
     def share(self) -> np.ndarray:
-        """(S,) effective solutions as a share of the base's: exp of the mean over prompts of H - H_base."""
-        return np.exp((self.entropy - self.entropy[0]).mean(1))
+        """(S,) effective solutions as a share of the base's."""
+        return solutions_kept(self.entropy, self.entropy[0])
 
     @property
     def collision_share(self) -> np.ndarray:
@@ -78,7 +88,7 @@ class Curve:
 
     def pass_at(self, k: int) -> np.ndarray:
         """Return (S,) the probability that one of k samples is right, mean over prompts."""
-        return (1 - (1 - self.accuracy) ** k).mean(1)
+        return pass_at(self.accuracy, k)
 
     @property
     def response_entropy(self) -> np.ndarray:
