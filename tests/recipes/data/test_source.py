@@ -78,11 +78,11 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
     [
         ("a.jsonl", b"", "a.jsonl: has no rows"),
         ("a.json", b"", "a.json: has no rows"),
-        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: has no rows"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz: has no rows"),
         ("a.csv", b"", "a.csv: cannot be read as csv"),
         ("a.parquet", b"", "a.parquet: cannot be read as parquet"),
         ("a.jsonl.gz", b"none", "a.jsonl.gz: cannot be read as json"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:40], "a.jsonl.gz: cannot be read as json"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99, mtime=0)[:40], "a.jsonl.gz: cannot be read as json"),
         ("a.jsonl", b'{"problem": "\xff"}', "a.jsonl: cannot be read as json"),
         ("a.jsonl", b"5", "a.jsonl: cannot be read as json"),
         ("a.jsonl", b"\0\0", "a.jsonl: cannot be read as json"),
