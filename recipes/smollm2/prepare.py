@@ -37,6 +37,10 @@ def save_model(directory: Path) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # as the model was trained; the GGUF file lacks it
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    # Its weights are ordinary ones by now, but transformers 5.17 refuses to save what is marked as read from GGUF.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
 
