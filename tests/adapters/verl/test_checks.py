@@ -283,6 +283,7 @@ WARNED = {
         "set actor_rollout_ref.actor.loss_scale_factor",
     ),
     "keys without effect": (("algorithm.adv_estimator=grpo", "algorithm.lad.eta=0.5"), "no effect"),
+    "preset without effect": (("algorithm.adv_estimator=grpo", "algorithm.lad.preset=diverse"), "no effect"),
     "anchored under grpo": ((*ANCHORED, "algorithm.adv_estimator=grpo"), "'balanced' is not subtracted"),
     "tv with balanced partition": (
         (*LAD, "algorithm.lad.divergence=tv", "algorithm.lad.partition=balanced"),

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from verl_lad import LADConfig
-from verl_lad.adapters.verl.composition import WHEN_ANCHORED, merged_ppo_trainer
+from verl_lad.adapters.verl.composition import merged_ppo_trainer
+from verl_lad.adapters.verl.presets import PRESETS, WHEN_ANCHORED
 from verl_lad.adapters.verl.settings import LADAlgoConfig, LADPolicyLossConfig
 
 from .conftest import CONFIG_DIRS
@@ -76,7 +77,9 @@ def test_every_trainer_takes_the_keys(config_name, compose_config):
 
 
 def test_the_yaml_defaults_are_those_of_the_objective():
-    assert LADConfig(**merged_ppo_trainer().algorithm.lad) == LADConfig()
+    keys = dict(merged_ppo_trainer().algorithm.lad)
+    assert keys.pop("preset") == "none"
+    assert LADConfig(**keys) == LADConfig()
 
 
 def test_verl_makes_our_dataclasses_of_it_and_accepts_them(compose_config):
@@ -124,6 +127,45 @@ def test_anchor_reference_alone_sets_in_reward_kl_and_unnormalised_advantages(co
     from verl.trainer.ppo.utils import need_reference_policy
 
     assert need_reference_policy(config)
+
+
+@pytest.mark.parametrize("setting", ["algorithm.lad.anchor=reference", "algorithm.lad.preset=diverse"])
+def test_in_a_run_without_lad_neither_anchor_nor_preset_changes_a_key_of_verls(compose_config, setting):
+    stock, config = (compose_config("algorithm.adv_estimator=grpo", *more) for more in ((), (setting,)))
+    for key in (*WHEN_ANCHORED, "actor_rollout_ref.actor.ppo_epochs", "actor_rollout_ref.actor.loss_agg_mode"):
+        assert OmegaConf.select(config, key) == OmegaConf.select(stock, key)
+
+
+DIVERSE = ("algorithm.policy_loss=lad", "algorithm.adv_estimator=lad", "algorithm.lad.preset=diverse")
+
+
+def test_a_preset_sets_its_keys_and_the_anchors_and_reaches_the_workers_dataclass(compose_config):
+    config = compose_config(*DIVERSE, "actor_rollout_ref.rollout.n=4", MICRO)
+    expected = {**PRESETS["diverse"], "algorithm.use_kl_in_reward": True, "algorithm.kl_ctrl.kl_coef": 0.125}
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    OmegaConf.resolve(config)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert (actor.ppo_epochs, actor.loss_agg_mode) == (4, "seq-mean-token-sum")
+    assert actor.policy_loss.lad == LADConfig(
+        eta=0.125, divergence="alpha", alpha=0.8, ratio="sequence", anchor="reference"
+    )
+
+
+def test_what_the_user_sets_wins_over_a_preset(compose_config):
+    config = compose_config(
+        *DIVERSE,
+        "algorithm.lad.eta=0.5",
+        "actor_rollout_ref.actor.ppo_epochs=2",
+        "actor_rollout_ref.rollout.n=4",
+    )
+    assert config.algorithm.kl_ctrl.kl_coef == config.algorithm.lad.eta == 0.5
+    assert config.actor_rollout_ref.actor.ppo_epochs == 2
+    assert config.algorithm.lad.divergence == "alpha"
+
+
+def test_a_preset_that_is_not_there_is_refused_with_those_that_are(compose_config):
+    with pytest.raises(Exception, match=r"algorithm\.lad\.preset='divers' is not allowed: one of none, diverse"):
+        compose_config(*DIVERSE[:2], "algorithm.lad.preset=divers").algorithm._target_  # noqa: B018
 
 
 def compose_in(directory: Path, config_name: str, *overrides: str):

@@ -5,6 +5,7 @@ policy_loss.py     the policy loss `lad`
 advantage.py       the advantage estimator `lad`
 composition.py     adds our keys to verl's own ppo_trainer, through Hydra
 lad.yaml           those keys and their defaults
+presets.py         what a preset, or the anchor, sets by itself
 settings.py        the dataclasses that verl makes of the keys
 checks.py          validates the whole configuration before workers start
 cluster.py         asks every node of a Ray cluster whether it has LAD

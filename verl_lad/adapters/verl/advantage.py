@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from verl_lad.adapters.verl import SECTION
-from verl_lad.objective import LADConfig, group_advantages
+from verl_lad.adapters.verl.presets import read_settings
+from verl_lad.objective import group_advantages
 
 
 def compute_lad_outcome_advantage(
@@ -41,7 +41,7 @@ def compute_lad_outcome_advantage(
     if index is None:
         raise ValueError("algorithm.adv_estimator=lad needs the uid of each response, and this trainer passes none")
     algorithm = config or {}
-    settings = LADConfig.from_keys(algorithm.get("lad"), f"{SECTION}.")
+    settings = read_settings(algorithm.get("lad"))
     norm_by_std = bool(algorithm.get("norm_adv_by_std_in_grpo", True))
     scores = token_level_rewards.sum(dim=-1)
     finite = scores.isfinite()

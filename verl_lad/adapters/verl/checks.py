@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import verl_lad.adapters.verl as adapter
 from verl_lad.adapters.verl import DISCOVERING_VERL, NAME, SECTION
 from verl_lad.adapters.verl.cluster import require_lad_on_every_node
+from verl_lad.adapters.verl.presets import PRESET, read_settings
 from verl_lad.objective import LADConfig
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def check(root: DictConfig) -> None:
     section = OmegaConf.select(root, SECTION)
     if not isinstance(section, DictConfig | None):
         raise ValueError(f"{SECTION}={section!r} is not allowed: it is a section, set {SECTION}.eta and its other keys")
-    settings = LADConfig.from_keys(section, f"{SECTION}.")
+    settings = read_settings(section)
     _check_policy_loss_section(root, settings)
     policy_loss, loss_mode, estimator = (
         OmegaConf.select(root, key, default=default)
@@ -66,7 +67,7 @@ def check(root: DictConfig) -> None:
             f"allowed: one of the two, or both equal. Remove {LOSS_MODE} from your command line or recipe"
         )
     if NAME not in (loss_mode, estimator):
-        if settings != LADConfig():
+        if settings != LADConfig() or _get(root, PRESET, "none") != "none":
             _warn_once(f"{SECTION}.* is set, but neither {POLICY_LOSS} nor {ESTIMATOR} is {NAME!r}: no effect")
         return
     if loss_mode == NAME:
@@ -94,7 +95,7 @@ def _check_policy_loss_section(root: DictConfig, settings: LADConfig) -> None:
     section = OmegaConf.select(root, key)
     if not isinstance(section, DictConfig):
         raise ValueError(f"{key}={section!r} is not allowed: it is a section. To choose a loss, set {POLICY_LOSS}")
-    if LADConfig.from_keys(section.get("lad"), f"{key}.lad.") != settings:
+    if read_settings(section.get("lad"), f"{key}.lad.") != settings:
         raise ValueError(
             f"{key}.lad={section.get('lad')!r} contradicts {SECTION}, whose copy it is: the advantage estimator would "
             f"have other settings than the loss. Allowed: leave {key}.lad alone, and set the keys of {SECTION}"

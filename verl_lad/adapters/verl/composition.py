@@ -5,8 +5,8 @@ Hydra refuses keys that a config does not have, and verl's primary config is a f
 name (ppo_megatron_trainer, fully_async_ppo_trainer, recipes with hydra.searchpath) gets the keys as well.
 """
 
+import itertools
 from importlib.resources import files
-from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -15,23 +15,12 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from verl_lad.adapters.verl import SECTION
 from verl_lad.adapters.verl.checks import check
-from verl_lad.objective import LADConfig
+from verl_lad.adapters.verl.presets import PRESETS, WHEN_ANCHORED, default
 
 SCHEME = "verl-lad"
 CONFIG_NAME = "ppo_trainer"
 VERL_CONFIG_DIR = ("verl/trainer/config", "verl.trainer.config")
-
-WHEN_ANCHORED = {
-    "algorithm.use_kl_in_reward": "true",
-    "algorithm.norm_adv_by_std_in_grpo": "false",
-    "algorithm.kl_ctrl.kl_coef": "eta",
-}
-"""verl's keys that algorithm.lad.anchor=reference sets, for the target pi_ref exp(s / eta) / Z by in-reward KL.
-
-Each becomes `${verl_lad.if_anchored:<this>,<verl's own default>}`; a recipe that sets the key itself still wins.
-"""
 
 
 def _plain_name(config_path: str) -> str:
@@ -46,15 +35,19 @@ def our_keys() -> DictConfig:
 
 
 def merged_ppo_trainer() -> DictConfig:
-    """Merge lad.yaml and the anchored keys into verl's ppo_trainer.yaml, as installed; keep its defaults list."""
-    stock = OmegaConf.load(str(files("verl.trainer.config") / f"{CONFIG_NAME}.yaml"))
+    """Merge lad.yaml and the keys of presets.py into verl's ppo_trainer.yaml, as installed; keep its defaults list."""
+    directory = files("verl.trainer.config")
+    stock = OmegaConf.load(str(directory / f"{CONFIG_NAME}.yaml"))
+    actor = {"actor_rollout_ref": {"actor": OmegaConf.load(str(directory / "actor" / "actor.yaml"))}}
     merged = OmegaConf.merge(stock, our_keys())
     assert isinstance(merged, DictConfig)
     # Open, so that a misspelt key reaches our own check, which names the allowed ones.
     OmegaConf.set_struct(merged.algorithm.lad, False)
-    for key, anchored in WHEN_ANCHORED.items():
-        default = str(OmegaConf.select(stock, key, throw_on_missing=True)).lower()
-        OmegaConf.update(merged, key, f"${{verl_lad.if_anchored:{anchored},{default}}}")
+    defaults = OmegaConf.merge(actor, merged)
+    for key in itertools.chain(WHEN_ANCHORED, *PRESETS.values()):
+        value = OmegaConf.select(defaults, key, throw_on_missing=True)
+        text = str(value).lower() if isinstance(value, bool) else value
+        OmegaConf.update(merged, key, f"${{verl_lad.default:{key},{text}}}")
     return merged
 
 
@@ -114,19 +107,6 @@ class VerlLadSearchPath(SearchPathPlugin):
         add(provider=SCHEME, path=f"{SCHEME}://")
 
 
-def if_anchored(anchored: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
-    """Resolve verl_lad.if_anchored: `anchored` under algorithm.lad.anchor=reference, else `otherwise`.
-
-    Args:
-        anchored: the value, or "eta" for the value of algorithm.lad.eta.
-        otherwise: verl's default.
-    """
-    section = OmegaConf.select(_root_, SECTION)
-    if not isinstance(section, DictConfig) or section.get("anchor") != "reference":
-        return otherwise
-    return LADConfig.from_keys(section, f"{SECTION}.").eta if anchored == "eta" else anchored
-
-
 def checked(target: str, *, _root_: DictConfig) -> str:
     """Resolve verl_lad.checked: the name of one of our dataclasses, after a check of the whole configuration."""
     check(_root_)
@@ -140,7 +120,7 @@ def register() -> None:
         FileNotFoundError: if lad.yaml is missing. It shows here, not when a run composes its configuration.
     """
     our_keys()
-    OmegaConf.register_new_resolver("verl_lad.if_anchored", if_anchored, replace=True)
+    OmegaConf.register_new_resolver("verl_lad.default", default, replace=True)
     OmegaConf.register_new_resolver("verl_lad.checked", checked, replace=True)
     plugins = Plugins.instance()
     plugins.register(VerlLadConfigSource)

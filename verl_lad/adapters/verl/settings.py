@@ -6,7 +6,7 @@ from typing import Any
 from verl.trainer.config import AlgoConfig
 from verl.workers.config import PolicyLossConfig
 
-from verl_lad.adapters.verl import SECTION
+from verl_lad.adapters.verl.presets import read_settings
 from verl_lad.objective import LADConfig
 
 
@@ -23,7 +23,7 @@ class LADPolicyLossConfig(PolicyLossConfig):
     lad: Any = field(default_factory=LADConfig)
 
     def __post_init__(self) -> None:
-        self.lad = LADConfig.from_keys(self.lad, f"{SECTION}.")
+        self.lad = read_settings(self.lad)
 
 
 @dataclass
@@ -41,4 +41,4 @@ class LADAlgoConfig(AlgoConfig):
     lad: Any = field(default_factory=LADConfig)
 
     def __post_init__(self) -> None:
-        self.lad = LADConfig.from_keys(self.lad, f"{SECTION}.")
+        self.lad = read_settings(self.lad)
