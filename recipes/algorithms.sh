@@ -5,11 +5,12 @@
 #   [verl]   verl's default, or the example named
 #   [ours]   this project's choice, not measured at this scale
 
-ETA=${ETA:-}                                    # lad 0.25 [paper: 1/eta = 4]; lad_anchored 0.125 [ours: the demo's]
-DIVERGENCE=${DIVERGENCE:-js}                    # [paper]
-RATIO=${RATIO:-token}                           # [ours: as GRPO's] token, sequence, geometric
-ANCHOR=${ANCHOR:-old}                           # [paper] old; lad_anchored sets reference
-PARTITION=${PARTITION:-none}                    # [paper] none; group, balanced. lad_anchored: none means balanced [ours]
+# LAD's own; empty: verl-lad's default, for lad_anchored that of algorithm.lad.preset=diverse (docs/anchoring.md).
+ETA=${ETA:-}                                    # lad 0.25 [paper: 1/eta = 4]; lad_anchored 0.125 [ours: the study's]
+DIVERGENCE=${DIVERGENCE:-}                      # lad js [paper]; lad_anchored alpha, of order 0.8 [ours: the study's]
+RATIO=${RATIO:-}                                # lad token [ours: as GRPO's]; lad_anchored sequence; or geometric
+ANCHOR=${ANCHOR:-}                              # lad old [paper]; lad_anchored reference [ours]
+PARTITION=${PARTITION:-}                        # none [paper]; group, balanced. With the anchor, none means balanced [ours]
 KL_COEF=${KL_COEF:-0.001}                       # grpo_kl: [verl: algorithm.kl_ctrl.kl_coef]
 ENTROPY_COEFF=${ENTROPY_COEFF:-0.001}           # entropy: [ours]
 KL_COV_RATIO=${KL_COV_RATIO:-0.002}             # kl_cov: Cui et al. 2025, arXiv 2505.22617, at 7B; verl's default is 0.0002
@@ -21,33 +22,31 @@ DRO_BETA=${DRO_BETA:-0.25}                      # dro: [ours: LAD's eta; verl ha
 GSPO_CLIP_LOW=${GSPO_CLIP_LOW:-0.0003}          # gspo: [verl: examples/gspo_trainer, after arXiv 2507.18071, section 5.1]
 GSPO_CLIP_HIGH=${GSPO_CLIP_HIGH:-0.0004}        # gspo: the same
 
-# The aggregation under which each ratio is the exact gradient of its objective (README, "Keys").
-case ${RATIO} in
-    token) LAD_AGG_MODE=token-mean ;;
-    sequence) LAD_AGG_MODE=seq-mean-token-sum ;;
-    geometric) LAD_AGG_MODE=seq-mean-token-mean ;;
-    *)
-        echo "RATIO=${RATIO} is not allowed: token, sequence or geometric" >&2
-        exit 2 ;;
-esac
-
 case ${ALGO} in
     lad|lad_anchored)
-        if [[ ${ALGO} == lad_anchored ]]; then
-            ANCHOR=reference
-        fi
-        if [[ ${ANCHOR} == reference ]]; then
-            ETA=${ETA:-0.125}
-        fi
         ALGORITHM=(
             algorithm.policy_loss=lad
             algorithm.adv_estimator=lad
-            algorithm.lad.eta="${ETA:-0.25}"
-            algorithm.lad.divergence="${DIVERGENCE}"
-            algorithm.lad.ratio="${RATIO}"
-            algorithm.lad.anchor="${ANCHOR}"
-            algorithm.lad.partition="${PARTITION}"
-            actor_rollout_ref.actor.loss_agg_mode="${LAD_AGG_MODE}"
+        )
+        if [[ ${ALGO} == lad_anchored ]]; then
+            ALGORITHM+=(algorithm.lad.preset=diverse)
+        fi
+        # The aggregation under which each ratio is the exact gradient of its objective (docs/settings.md).
+        case ${RATIO} in
+            "") ;;
+            token) ALGORITHM+=(actor_rollout_ref.actor.loss_agg_mode=token-mean) ;;
+            sequence) ALGORITHM+=(actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum) ;;
+            geometric) ALGORITHM+=(actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean) ;;
+            *)
+                echo "RATIO=${RATIO} is not allowed: token, sequence or geometric" >&2
+                exit 2 ;;
+        esac
+        ALGORITHM+=(
+            ${ETA:+"algorithm.lad.eta=${ETA}"}
+            ${DIVERGENCE:+"algorithm.lad.divergence=${DIVERGENCE}"}
+            ${RATIO:+"algorithm.lad.ratio=${RATIO}"}
+            ${ANCHOR:+"algorithm.lad.anchor=${ANCHOR}"}
+            ${PARTITION:+"algorithm.lad.partition=${PARTITION}"}
         ) ;;
     grpo)
         ALGORITHM=(algorithm.adv_estimator=grpo) ;;

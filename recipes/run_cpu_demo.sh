@@ -3,7 +3,7 @@
 # Task and base model are the study's (recipes/study). `make demo` is three of these runs: recipes/cpu_demo/demo.py.
 #
 #   ALGO=lad bash recipes/run_cpu_demo.sh             LAD as in the paper
-#   ALGO=lad_anchored bash recipes/run_cpu_demo.sh    LAD with a target that stands still
+#   ALGO=lad_anchored bash recipes/run_cpu_demo.sh    LAD with a target that stands still, and four epochs a batch
 #   ALGO=grpo bash recipes/run_cpu_demo.sh            the baseline, or any other ALGO of recipes/algorithms.sh
 #   bash recipes/run_cpu_demo.sh algorithm.lad.eta=0.5 trainer.total_training_steps=20
 set -xeuo pipefail
@@ -31,9 +31,6 @@ TIME_LIMIT=${TIME_LIMIT:-1500}                # seconds
 PYTHON=${PYTHON:-python3}
 #######################################################################
 
-if [[ ${ALGO} == lad_anchored ]]; then
-    RATIO=${RATIO:-sequence}                  # the level at which the anchored target is exact
-fi
 # shellcheck source=algorithms.sh
 source "${HERE}/algorithms.sh"
 

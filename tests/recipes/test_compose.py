@@ -33,6 +33,7 @@ ALGORITHM_KEYS = (
     "algorithm.",
     "actor_rollout_ref.actor.policy_loss.",
     "actor_rollout_ref.actor.loss_agg_mode",
+    "actor_rollout_ref.actor.ppo_epochs",
     "actor_rollout_ref.actor.entropy_coeff",
     "actor_rollout_ref.actor.clip_ratio_",
 )
@@ -116,8 +117,8 @@ def test_algorithms_differ_in_the_algorithms_keys_alone(recipe, composed):
         different = {key for key in config.keys() | reference.keys() if config.get(key) != reference.get(key)}
         others = {key for key in different if not key.startswith(ALGORITHM_KEYS)}
         assert different - others, algo
-        # names, the time at which the recipe was started, and the actor's aggregation, which parts not in use inherit
-        inherited = {"experiment_name", "VERL_FILE_LOGGER_PATH", "loss_agg_mode"}
+        # names, the time at which the recipe was started, and keys of the actor's, which parts not in use inherit
+        inherited = {"experiment_name", "VERL_FILE_LOGGER_PATH", "loss_agg_mode", "ppo_epochs"}
         assert {key.split(".")[-1] for key in others} <= inherited, algo
 
 
@@ -149,6 +150,10 @@ def test_the_anchored_variant_takes_its_own_temperature_and_switches_in_reward_k
     config = composed("run_qwen_math", ALGO="lad_anchored")
     assert config.algorithm.lad.eta == config.algorithm.kl_ctrl.kl_coef == 0.125
     assert config.algorithm.use_kl_in_reward
+    assert (config.algorithm.lad.divergence, config.algorithm.lad.alpha) == ("alpha", 0.8)
+    assert config.actor_rollout_ref.actor.ppo_epochs == 4
+    config = composed("run_qwen_math", ALGO="lad_anchored", ETA="0.5", DIVERGENCE="js")
+    assert (config.algorithm.kl_ctrl.kl_coef, config.algorithm.lad.divergence) == (0.5, "js")
     config = composed("run_qwen_math", ANCHOR="reference", ETA="0.5")
     assert config.algorithm.lad.eta == config.algorithm.kl_ctrl.kl_coef == 0.5
 
