@@ -43,6 +43,7 @@ COLOURS = {
 """Okabe & Ito, "Color Universal Design" (2008), without yellow."""
 STYLE = {"font.size": 8, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False}
 STYLE |= {"axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5, "axes.axisbelow": True}
+KL_EPOCHS = "grpo_kl-0.125-epochs4"
 LABELS = {"samples": "samples", "mean_accuracy": "accuracy", "share": "share of the base's effective solutions"}
 
 
@@ -279,7 +280,9 @@ are alike: an interval is about other seeds on these tasks, hardly about other t
     for name, (group, _) in seeded().items():
         if group == "sweep":
             text += f"\n**{name}**:\n\n" + paired_table(curves, [(("sweep", name), ("main", b)) for b in BESIDE])
-    return text
+    epochs = [name for name in seeded() if name.endswith("-epochs4") and name != KL_EPOCHS]
+    pairs = [(("sweep", name), ("sweep", KL_EPOCHS)) for name in epochs]
+    return text + "\n**Four epochs on both sides**:\n\n" + paired_table(curves, pairs)
 
 
 def end_section(curves: Curves) -> str:

@@ -66,7 +66,9 @@ def epochs(number: int) -> tuple[str, ...]:
 
 def anchored(partition: str, eta: float = 0.125, **more: str) -> dict[str, str]:
     """Return the variables of anchored LAD, at sequence level, where its target is exact. "group" is mass one."""
-    return {"ALGO": "lad_anchored", "ETA": str(eta), "RATIO": "sequence", "PARTITION": partition, **more}
+    return {
+        "ALGO": "lad", "ANCHOR": "reference", "ETA": str(eta), "RATIO": "sequence", "PARTITION": partition, **more
+    }  # fmt: skip
 
 
 ALPHA = ("algorithm.lad.alpha=0.8",)
@@ -101,8 +103,12 @@ SWEEPS = {
     "mass_one-alpha0.8": Setting(anchored("group", DIVERGENCE="alpha"), ALPHA),
     "balanced-js": Setting(anchored("balanced"), seeds=SEEDS),
     "balanced-alpha0.8": Setting(anchored("balanced", DIVERGENCE="alpha"), ALPHA, seeds=SEEDS),
+    "balanced-js-epochs4": Setting(anchored("balanced"), epochs(4)),
+    "balanced-alpha0.8-epochs4": Setting(anchored("balanced", DIVERGENCE="alpha"), (*ALPHA, *epochs(4)), seeds=SEEDS),
+    "dro-0.25": Setting({"ALGO": "dro", "DRO_BETA": "0.25"}),
+    "grpo-epochs4": Setting(MAIN["grpo"].env, epochs(4)),
     "grpo_kl-0.125-nostd": Setting(MAIN["grpo_kl"].env, ("algorithm.norm_adv_by_std_in_grpo=False",)),
-    "grpo_kl-0.125-epochs4": Setting(MAIN["grpo_kl"].env, epochs(4)),
+    "grpo_kl-0.125-epochs4": Setting(MAIN["grpo_kl"].env, epochs(4), seeds=SEEDS),
 }
 BESIDE = ("grpo", "lad", "grpo_kl", "mass_one")
 

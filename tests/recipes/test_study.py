@@ -340,7 +340,7 @@ print(json.dumps(found))
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 15
+    assert len(found) == 18
     for method, (run, loss_agg_mode, ppo_epochs, _, steps) in found.items():
         expected = "seq-mean-token-sum" if run["env"].get("RATIO") == "sequence" else "token-mean"
         assert loss_agg_mode == expected, method
