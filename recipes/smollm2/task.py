@@ -1,53 +1,58 @@
-"""Generate arithmetic word problems, and score a response by its last number.
+"""Generate problems with many right answers, "Name an animal that begins with c.", and score a response.
 
 `compute_score` is the custom reward function that verl calls (reward.custom_reward_function.path names this file).
 """
 
 import random
-import re
 from typing import Any, NamedTuple
 
-DATA_SOURCE = "verl_lad/word_problems"
-NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Iris", "Jack", "Kim", "Leo", "Mia", "Nils")
-THINGS = ("apples", "books", "cards", "coins", "eggs", "marbles", "pencils", "shells", "stamps", "tickets")
-ROLES = ("user", "assistant")
-EXAMPLES = (
-    ("Tom has 5 nuts. Sue gives Tom 3 more. How many nuts does Tom have now?", "5 + 3 = 8"),
-    ("Sue has 4 boxes with 6 pens in each. How many pens does Sue have?", "4 * 6 = 24"),
-)
+DATA_SOURCE = "verl_lad/animals"
+NAMES = """
+alligator alpaca anaconda ant anteater antelope ape armadillo baboon badger bat bear beaver bee beetle bird bison boar
+buffalo bull bumblebee butterfly camel canary caribou cat caterpillar cheetah chicken chimpanzee chipmunk cobra
+cockroach cod cow coyote crab crane cricket crocodile crow deer dingo dog dolphin donkey dove dragonfly duck eagle eel
+elephant elk emu falcon ferret finch fish flamingo flea fly fox frog gazelle gecko gerbil giraffe gnat goat goldfish
+goose gorilla grasshopper grouse gull hamster hare hawk hedgehog hen heron hippopotamus hornet horse hummingbird hyena
+lamb lark lemming lemur leopard lion lizard llama lobster locust lynx magpie mole mongoose monkey moose mosquito moth
+mouse mule panda panther parrot partridge peacock pelican penguin pheasant pig pigeon pony porcupine porpoise puma
+python rabbit raccoon ram rat raven reindeer rhinoceros rooster salamander salmon sardine scorpion seahorse seal shark
+sheep shrew shrimp skunk sloth slug snail snake sparrow spider squid squirrel starfish stork swallow swan tapir
+termite tiger toad tortoise trout tuna turkey turtle wallaby walrus wasp weasel whale wolf wolverine wombat woodpecker
+worm
+"""
+ANIMALS = frozenset(NAMES.split())
+LETTERS = sorted({animal[0] for animal in ANIMALS})
 
 
 class Problem(NamedTuple):
-    """A word problem and its answer, a positive integer."""
+    """A letter, and the examples before it: animals that begin with other letters."""
 
-    text: str
-    answer: int
+    letter: str
+    examples: tuple[str, ...]
 
     def chat(self) -> list[dict[str, str]]:
-        """Return the messages of the prompt: the two examples, then the problem."""
-        turns = [{"role": role, "content": text} for pair in EXAMPLES for role, text in zip(ROLES, pair, strict=True)]
-        return [*turns, {"role": "user", "content": self.text}]
+        """Return the messages of the prompt."""
+        turns = []
+        for animal in self.examples:
+            turns += [{"role": "user", "content": question(animal[0])}, {"role": "assistant", "content": animal}]
+        return [*turns, {"role": "user", "content": question(self.letter)}]
+
+
+def question(letter: str) -> str:
+    """Return the text that asks for an animal."""
+    return f"Name an animal that begins with {letter}."
 
 
 def make_problem(random_: random.Random) -> Problem:
-    """Make a problem of one step, of one of three kinds: sums up to 24, products up to 81."""
-    a, b = (random_.randint(2, 12) for _ in range(2))
-    m, n = (random_.randint(2, 9) for _ in range(2))
-    name, other = random_.sample(NAMES, 2)
-    thing = random_.choice(THINGS)
-    kinds = (
-        (f"{name} has {a} {thing}. {other} gives {name} {b} more. How many {thing} does {name} have now?", a + b),
-        (f"{name} has {a + b} {thing} and gives {b} to {other}. How many {thing} does {name} have left?", a),
-        (f"{name} has {m} boxes with {n} {thing} in each. How many {thing} does {name} have?", m * n),
-    )
-    return Problem(*random_.choice(kinds))
+    """Make a problem with two examples."""
+    letter, *others = random_.sample(LETTERS, 3)
+    return Problem(letter, tuple(random_.choice(sorted(a for a in ANIMALS if a[0] == other)) for other in others))
 
 
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **unused: Any
 ) -> dict[str, float | str]:
-    """Score 1 if the last number of the response is the answer, else 0. The solution is the bare calculation."""
-    numbers = re.findall(r"\d+", solution_str.replace(",", ""))
-    right = bool(numbers) and int(numbers[-1][:20]) == int(ground_truth)
-    calculation = re.findall(r"\d+|[-+*/=×÷]", solution_str.replace(",", ""))
-    return {"score": float(right), "acc": float(right), "solution": " ".join(calculation), "benchmark": "word problems"}
+    """Score 1 if the response is one animal of the list that begins with the letter, else 0."""
+    solution = solution_str.strip().lower().removesuffix(".")
+    right = solution in ANIMALS and solution.startswith(ground_truth)
+    return {"score": float(right), "acc": float(right), "solution": solution, "benchmark": "animals"}

