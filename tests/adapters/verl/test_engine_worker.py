@@ -18,9 +18,10 @@ from transformers import Qwen2ForCausalLM
 from verl.trainer.ppo.core_algos import agg_loss, kl_penalty
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 
-from verl_lad import LADConfig, lad_loss_reference
+from verl_lad import lad_loss_reference
 from verl_lad.adapters.verl.checks import MATCHING_AGG_MODE
 from verl_lad.adapters.verl.policy_loss import METRIC_NAMES
+from verl_lad.adapters.verl.presets import read_settings
 
 from .engine_worker import ROLLOUT_N, Case, compose_case, write_cases
 
@@ -254,7 +255,7 @@ def updates(
 ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     """The gradient of each update and the parameters after the last, by the formulas."""
     config = compose_case(case, directory)
-    actor, settings = config.actor_rollout_ref.actor, LADConfig(**config.algorithm.lad)
+    actor, settings = config.actor_rollout_ref.actor, read_settings(config.algorithm.lad)
     batch = batch | {name: batch[source] for name, source in case.fields.items()}
     size = actor.ppo_mini_batch_size * ROLLOUT_N
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
