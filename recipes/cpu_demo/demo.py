@@ -194,7 +194,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
             signal.signal(number, interrupt)
     began = time.monotonic()
-    total = int(os.environ.get("STEPS", "30"))
+    total = int(os.environ.get("STEPS", "25"))
     output = claim_directory(Path(os.environ.get("OUTPUT_DIR", "outputs/demo")).resolve())
     log_path = output / "demo.log"
     log_path.write_text("")
