@@ -22,32 +22,31 @@ DRO_BETA=${DRO_BETA:-0.25}                      # dro: [ours: LAD's eta; verl ha
 GSPO_CLIP_LOW=${GSPO_CLIP_LOW:-0.0003}          # gspo: [verl: examples/gspo_trainer, after arXiv 2507.18071, section 5.1]
 GSPO_CLIP_HIGH=${GSPO_CLIP_HIGH:-0.0004}        # gspo: the same
 
+# The aggregation under which each ratio is the exact gradient of its objective (docs/settings.md).
+case ${RATIO} in
+    ""|token) LAD_AGG_MODE=token-mean ;;
+    sequence) LAD_AGG_MODE=seq-mean-token-sum ;;
+    geometric) LAD_AGG_MODE=seq-mean-token-mean ;;
+    *)
+        echo "RATIO=${RATIO} is not allowed: token, sequence or geometric" >&2
+        exit 2 ;;
+esac
+
 case ${ALGO} in
     lad|lad_anchored)
         ALGORITHM=(
             algorithm.policy_loss=lad
             algorithm.adv_estimator=lad
-        )
-        if [[ ${ALGO} == lad_anchored ]]; then
-            ALGORITHM+=(algorithm.lad.preset=diverse)
-        fi
-        # The aggregation under which each ratio is the exact gradient of its objective (docs/settings.md).
-        case ${RATIO} in
-            "") ;;
-            token) ALGORITHM+=(actor_rollout_ref.actor.loss_agg_mode=token-mean) ;;
-            sequence) ALGORITHM+=(actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum) ;;
-            geometric) ALGORITHM+=(actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean) ;;
-            *)
-                echo "RATIO=${RATIO} is not allowed: token, sequence or geometric" >&2
-                exit 2 ;;
-        esac
-        ALGORITHM+=(
             ${ETA:+"algorithm.lad.eta=${ETA}"}
             ${DIVERGENCE:+"algorithm.lad.divergence=${DIVERGENCE}"}
             ${RATIO:+"algorithm.lad.ratio=${RATIO}"}
+            ${RATIO:+"actor_rollout_ref.actor.loss_agg_mode=${LAD_AGG_MODE}"}
             ${ANCHOR:+"algorithm.lad.anchor=${ANCHOR}"}
             ${PARTITION:+"algorithm.lad.partition=${PARTITION}"}
-        ) ;;
+        )
+        if [[ ${ALGO} == lad_anchored ]]; then
+            ALGORITHM+=(algorithm.lad.preset=diverse)
+        fi ;;
     grpo)
         ALGORITHM=(algorithm.adv_estimator=grpo) ;;
     grpo_kl)
