@@ -1,30 +1,20 @@
 """The task of recipes/run_smollm2_animals.sh, and its data."""
 
-import importlib
 import random
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from .modules import load_modules
+
 DIRECTORY = Path(__file__).parents[2] / "recipes" / "smollm2"
-MODULES = ("task", "prepare")
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    """Load the recipe's modules, as attributes; other recipes have modules of these names."""
-    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(DIRECTORY))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(DIRECTORY))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(before)
+    """Load the recipe's modules, as attributes."""
+    return load_modules(("task", "prepare"), DIRECTORY)
 
 
 def test_every_letter_has_several_right_answers_and_they_alone_are_right(recipe):

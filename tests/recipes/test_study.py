@@ -1,12 +1,7 @@
-"""The study of recipes/study: its tasks, its exact measures, its plan, and what its analysis makes of results.
-
-The study's modules import each other by plain names (`tasks`, `policy`, `plan`): they are imported here with their
-directories in front of sys.path, and taken out of sys.modules again.
-"""
+"""The study of recipes/study: its tasks, its exact measures, its plan, and what its analysis makes of results."""
 
 import ast
 import collections
-import importlib
 import itertools
 import json
 import math
@@ -16,11 +11,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+
+from .modules import load_modules
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STUDY = RECIPES / "study"
@@ -31,17 +27,7 @@ TASK_NAMES = ("digits", "expression", "path", "long_path")
 @pytest.fixture(scope="module")
 def study():
     """Load the study's modules, as attributes."""
-    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    path = list(sys.path)
-    sys.path[:0] = [str(STUDY), str(RECIPES / "cpu_demo")]
-    try:
-        loaded = SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path[:] = path
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(before)
-    return loaded
+    return load_modules(MODULES, STUDY, RECIPES / "cpu_demo")
 
 
 @pytest.fixture(scope="module")
