@@ -18,6 +18,11 @@ NAME = "lad"
 SECTION = "algorithm.lad"
 """Section of verl's configuration that holds the settings."""
 
+ACTOR = "actor_rollout_ref.actor"
+POLICY_LOSS = "algorithm.policy_loss"
+LOSS_MODE = f"{ACTOR}.policy_loss.loss_mode"
+"""Our key and verl's own, either of which names the policy loss."""
+
 MINIMUM_VERL = "0.7.1"
 """Oldest release that tests/matrix passes with."""
 

@@ -12,17 +12,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import verl_lad.adapters.verl as adapter
-from verl_lad.adapters.verl import DISCOVERING_VERL, NAME, SECTION
+from verl_lad.adapters.verl import ACTOR, DISCOVERING_VERL, LOSS_MODE, NAME, POLICY_LOSS, SECTION
 from verl_lad.adapters.verl.cluster import require_lad_on_every_node
-from verl_lad.adapters.verl.presets import PRESET, read_settings
+from verl_lad.adapters.verl.presets import PRESET, anchored_values, read_settings
 from verl_lad.objective import LADConfig
 
 logger = logging.getLogger(__name__)
 
-POLICY_LOSS = "algorithm.policy_loss"
 ESTIMATOR = "algorithm.adv_estimator"
-ACTOR = "actor_rollout_ref.actor"
-LOSS_MODE = f"{ACTOR}.policy_loss.loss_mode"
 ROLLOUT_N = "actor_rollout_ref.rollout.n"
 EXTERNAL_LIB = "actor_rollout_ref.model.external_lib"
 
@@ -167,11 +164,9 @@ def _check_anchor(root: DictConfig, settings: LADConfig, estimator: str, loss_mo
             f"not divided by its standard deviation; got {ESTIMATOR}={estimator!r}"
         )
     required = {
-        "algorithm.use_kl_in_reward": True,
+        **anchored_values(settings),
         "algorithm.kl_penalty": "kl",
         "algorithm.kl_ctrl.type": "fixed",
-        "algorithm.kl_ctrl.kl_coef": settings.eta,
-        "algorithm.norm_adv_by_std_in_grpo": False,
         f"{ACTOR}.use_kl_loss": False,
     }
     for key, needed in required.items():

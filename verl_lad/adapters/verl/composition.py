@@ -46,8 +46,7 @@ def merged_ppo_trainer() -> DictConfig:
     defaults = OmegaConf.merge(actor, merged)
     for key in itertools.chain(WHEN_ANCHORED, *PRESETS.values()):
         value = OmegaConf.select(defaults, key, throw_on_missing=True)
-        text = str(value).lower() if isinstance(value, bool) else value
-        OmegaConf.update(merged, key, f"${{verl_lad.default:{key},{text}}}")
+        OmegaConf.update(merged, key, f"${{verl_lad.default:{key},{value}}}")
     return merged
 
 

@@ -1,4 +1,4 @@
-"""What our keys set by themselves: a preset sets several at once, and the anchor sets three of verl's.
+"""Set several keys by one: what a preset sets, and which keys of verl's the anchor sets.
 
 Each of these keys becomes `${verl_lad.default:KEY,DEFAULT}` in the composed configuration, so a value that a recipe or
 command line gives wins over a preset's.
@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_lad.adapters.verl import NAME, SECTION
+from verl_lad.adapters.verl import ACTOR, LOSS_MODE, NAME, POLICY_LOSS, SECTION
 from verl_lad.objective import LADConfig
 
 PRESET = f"{SECTION}.preset"
@@ -20,20 +20,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         f"{SECTION}.divergence": "alpha",
         f"{SECTION}.alpha": 0.8,
         f"{SECTION}.ratio": "sequence",
-        "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum",
-        "actor_rollout_ref.actor.ppo_epochs": 4,
+        f"{ACTOR}.loss_agg_mode": "seq-mean-token-sum",
+        f"{ACTOR}.ppo_epochs": 4,
     },
 }
 """Name of a preset -> the keys that it sets. diverse: docs/anchoring.md says what it did, and where."""
 
-WHEN_ANCHORED = {
-    "algorithm.use_kl_in_reward": True,
-    "algorithm.norm_adv_by_std_in_grpo": False,
-    "algorithm.kl_ctrl.kl_coef": f"{SECTION}.eta",
-}
-"""verl's keys that algorithm.lad.anchor=reference sets, for the target pi_ref exp(s / eta) / Z by in-reward KL."""
 
-LOSS_KEYS = ("algorithm.policy_loss", "actor_rollout_ref.actor.policy_loss.loss_mode")
+def anchored_values(settings: LADConfig) -> dict[str, Any]:
+    """Return the keys of verl's that algorithm.lad.anchor=reference sets: its target needs in-reward KL."""
+    return {
+        "algorithm.use_kl_in_reward": True,
+        "algorithm.kl_ctrl.kl_coef": settings.eta,
+        "algorithm.norm_adv_by_std_in_grpo": False,
+    }
+
+
+WHEN_ANCHORED = tuple(anchored_values(LADConfig()))
 
 
 def read_settings(section: Any, prefix: str = f"{SECTION}.") -> LADConfig:
@@ -46,9 +49,9 @@ def read_settings(section: Any, prefix: str = f"{SECTION}.") -> LADConfig:
     Raises:
         ValueError: naming the key, its value and what is allowed.
     """
-    if section is None or isinstance(section, LADConfig):
-        return LADConfig.from_keys(section, prefix)
-    keys = dict(section)
+    if isinstance(section, LADConfig):
+        return section
+    keys = dict(section or {})
     preset = keys.pop("preset", "none")
     if preset not in PRESETS:
         raise ValueError(f"{prefix}preset={preset!r} is not allowed: one of {', '.join(PRESETS)}")
@@ -62,11 +65,10 @@ def default(key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
         key: the whole key.
         otherwise: its value in any other run.
     """
-    if NAME not in (OmegaConf.select(_root_, name) for name in LOSS_KEYS):
+    if NAME not in (OmegaConf.select(_root_, POLICY_LOSS), OmegaConf.select(_root_, LOSS_MODE)):
         return otherwise
     if key not in WHEN_ANCHORED:
         return PRESETS.get(str(OmegaConf.select(_root_, PRESET)), {}).get(key, otherwise)
     if OmegaConf.select(_root_, f"{SECTION}.anchor") != "reference":
         return otherwise
-    value = WHEN_ANCHORED[key]
-    return read_settings(OmegaConf.select(_root_, SECTION)).eta if isinstance(value, str) else value
+    return anchored_values(read_settings(OmegaConf.select(_root_, SECTION)))[key]
