@@ -1,10 +1,11 @@
 """`lad` is there after `import verl`, however verl came to be imported."""
 
 import ast
+import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ PACKAGE = Path(verl_lad.__file__).parent
 TESTS = Path(__file__).parents[2]
 TIME_LIMIT = 280
 """Seconds for a process that imports verl: a net, not an expectation."""
+
+PRELOADED = ["torch", "transformers", "ray", "tensordict", "hydra", "pandas"]
+"""What verl imports: most of the time of `import verl`, which each test here needs."""
 
 FIRST = ["verl", *(f"verl_lad.adapters.verl.{module}" for module in ("plugin", "settings", "policy_loss"))]
 FOUND = """
@@ -36,15 +40,27 @@ REGISTRIES = "verl.trainer.ppo.core_algos"
 
 
 def run_python(code: str, *path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=path[0] if path else None,  # `-c` puts the working directory in front of PYTHONPATH
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, sys.path)]), **variables},
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT,
-        check=False,
-    )
+    """Run the code in a process that has PRELOADED, and neither verl nor verl_lad; `path` goes in front of sys.path."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    environment = {**os.environ, **variables}
+    with tempfile.TemporaryDirectory() as directory:
+        outputs = [Path(directory, name) for name in ("stdout", "stderr")]
+        begin = f"""
+import os, sys
+for number, output in enumerate({[*map(str, outputs)]}, start=1):
+    os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY), number)
+os.environ.clear()
+os.environ.update({environment})
+sys.path[:0] = {[*map(str, path)]}
+assert not {{"verl", "verl_lad"}} & set(sys.modules)
+"""
+        process = context.Process(target=exec, args=(begin + code, {}))
+        process.start()
+        process.join(TIME_LIMIT)
+        process.kill()
+        process.join()
+        return subprocess.CompletedProcess(code, process.exitcode, *(output.read_text() for output in outputs))
 
 
 @pytest.mark.parametrize(
