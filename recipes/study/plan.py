@@ -103,7 +103,7 @@ SWEEPS = {
     "mass_one-alpha0.8": Setting(anchored("group", DIVERGENCE="alpha"), ALPHA),
     "balanced-js": Setting(anchored("balanced"), seeds=SEEDS),
     "balanced-alpha0.8": Setting(anchored("balanced", DIVERGENCE="alpha"), ALPHA, seeds=SEEDS),
-    "balanced-js-epochs4": Setting(anchored("balanced"), epochs(4)),
+    "balanced-js-epochs4": Setting(anchored("balanced"), epochs(4), seeds=SEEDS),
     "balanced-alpha0.8-epochs4": Setting(anchored("balanced", DIVERGENCE="alpha"), (*ALPHA, *epochs(4)), seeds=SEEDS),
     "dro-0.25": Setting({"ALGO": "dro", "DRO_BETA": "0.25"}),
     "grpo-epochs4": Setting(MAIN["grpo"].env, epochs(4)),
