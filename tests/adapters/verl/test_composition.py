@@ -146,9 +146,7 @@ def test_a_preset_sets_its_keys_and_the_anchors_and_reaches_the_workers_dataclas
     OmegaConf.resolve(config)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     assert (actor.ppo_epochs, actor.loss_agg_mode) == (4, "seq-mean-token-sum")
-    assert actor.policy_loss.lad == LADConfig(
-        eta=0.125, divergence="alpha", alpha=0.8, ratio="sequence", anchor="reference"
-    )
+    assert actor.policy_loss.lad == LADConfig(eta=0.125, ratio="sequence", anchor="reference")
 
 
 def test_what_the_user_sets_wins_over_a_preset(compose_config):
@@ -156,11 +154,10 @@ def test_what_the_user_sets_wins_over_a_preset(compose_config):
         *DIVERSE,
         "algorithm.lad.eta=0.5",
         "actor_rollout_ref.actor.ppo_epochs=2",
-        "actor_rollout_ref.rollout.n=4",
     )
     assert config.algorithm.kl_ctrl.kl_coef == config.algorithm.lad.eta == 0.5
     assert config.actor_rollout_ref.actor.ppo_epochs == 2
-    assert config.algorithm.lad.divergence == "alpha"
+    assert config.algorithm.lad.ratio == "sequence"
 
 
 def test_a_preset_that_is_not_there_is_refused_with_those_that_are(compose_config):

@@ -17,8 +17,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "diverse": {
         f"{SECTION}.anchor": "reference",
         f"{SECTION}.eta": 0.125,
-        f"{SECTION}.divergence": "alpha",
-        f"{SECTION}.alpha": 0.8,
         f"{SECTION}.ratio": "sequence",
         f"{ACTOR}.loss_agg_mode": "seq-mean-token-sum",
         f"{ACTOR}.ppo_epochs": 4,
