@@ -55,6 +55,13 @@ def test_contradictions_are_refused_by_name(tmp_path, settings, words):
         make_config(tmp_path, **settings)
 
 
+def test_verls_preset_can_be_written_in_trls_keys(tmp_path):
+    """As docs/frameworks.md has it."""
+    preset = {"lad_eta": 0.125, "lad_ratio": "sequence", "loss_type": "luspo", "num_iterations": 4}
+    config = make_config(tmp_path, **ANCHORED, **preset)
+    assert (config.beta, config.scale_rewards) == (0.125, "none")
+
+
 @pytest.mark.parametrize(
     "settings", [{"lad_partition": "group"}, {"lad_partition": "balanced"}, {"lad_anchor": "reference"}], ids=str
 )
