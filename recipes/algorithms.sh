@@ -7,7 +7,7 @@
 
 # LAD's own; empty: verl-lad's default, for lad_anchored that of algorithm.lad.preset=diverse (docs/anchoring.md).
 ETA=${ETA:-}                                    # lad 0.25 [paper: 1/eta = 4]; lad_anchored 0.125 [ours: the study's]
-DIVERGENCE=${DIVERGENCE:-}                      # lad js [paper]; lad_anchored alpha, of order 0.8 [ours: the study's]
+DIVERGENCE=${DIVERGENCE:-}                      # js [paper]
 RATIO=${RATIO:-}                                # lad token [ours: as GRPO's]; lad_anchored sequence; or geometric
 ANCHOR=${ANCHOR:-}                              # lad old [paper]; lad_anchored reference [ours]
 PARTITION=${PARTITION:-}                        # none [paper]; group, balanced. With the anchor, none means balanced [ours]
