@@ -33,14 +33,15 @@ FAMILIES = {"balanced": "#0072B2", "mass_one": "#56B4E9", "grpo_kl": "#E69F00", 
 """Beginning of a setting's name -> its colour on the front; the rest is grey."""
 COLOURS = {
     "grpo": "#000000",
-    "mass_one": "#0072B2",
+    "mass_one": "#56B4E9",
+    "balanced-js-epochs4": "#0072B2",
     "grpo_kl": "#E69F00",
     "lad": "#D55E00",
     "entropy": "#009E73",
     "kl_cov": "#CC79A7",
-    "clip_cov": "#56B4E9",
+    "clip_cov": "#888888",
 }
-"""Okabe & Ito, "Color Universal Design" (2008), without yellow."""
+"""Okabe & Ito, "Color Universal Design" (2008), with grey for yellow."""
 STYLE = {"font.size": 8, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False}
 STYLE |= {"axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5, "axes.axisbelow": True}
 KL_EPOCHS = "grpo_kl-0.125-epochs4"
@@ -418,7 +419,8 @@ def draw_figure(curves: Curves, groups: dict[str, str], methods: Iterable[str], 
             for axes, (x, y) in zip(column, rows, strict=True):
                 axes.set(xlabel=LABELS[x], ylabel=LABELS[y])
                 for method in methods:
-                    if runs := of_seeds(curves, group, task, method):
+                    in_sweep = group == "main" and method not in MAIN
+                    if runs := of_seeds(curves, "sweep" if in_sweep else group, task, method):
                         draw(axes, runs, x, y, method)
                 axes.set_ylim(bottom=0)
         handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -462,8 +464,8 @@ def draw_figures(curves: Curves, directory: Path) -> None:
     hard = {f"{group.removeprefix('hard_')} ({task})": (group, task) for group, task in HARD_TASKS.items()}
     frontier, learning, sharing = ("mean_accuracy", "share"), ("samples", "mean_accuracy"), ("samples", "share")
     draw_ends(curves, directory / "end.png")
-    draw_figure(curves, main, MAIN, [frontier], directory / "frontier.png")
-    draw_figure(curves, main, MAIN, [learning, sharing], directory / "learning.png")
+    draw_figure(curves, main, COLOURS, [frontier], directory / "frontier.png")
+    draw_figure(curves, main, COLOURS, [learning, sharing], directory / "learning.png")
     draw_figure(curves, hard, HARD_METHODS, [learning, frontier], directory / "hard.png")
 
 

@@ -118,7 +118,7 @@ HARD: dict[str, dict[str, Any]] = {
     "imprecise": {"task": "digits", "kind": "imprecise"},
     "long": {"task": "long_path"},
 }
-HARD_METHODS = ("grpo", "mass_one", "grpo_kl", "lad")
+HARD_METHODS = ("grpo", "mass_one", "grpo_kl", "lad", "balanced-js-epochs4")
 
 # What LAD costs beside what it replaces: the pairs take turns within one launch on a machine that does nothing else.
 COST_PAIRS = (("lad", "grpo"), ("mass_one", "grpo_kl"))
