@@ -7,7 +7,6 @@ as verl trains, on three cases. LAD_TEST_DEVICE=cpu leaves the device alone: a t
 import functools
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,15 +16,6 @@ DTYPE = os.environ.get("ENGINE_DTYPE", "fp32")
 TOLERANCE = {"fp32": 2e-4, "bf16": 0.1}
 """Of the largest element of a parameter's gradient, against float64; bfloat16 keeps three digits."""
 IN_BF16 = ("token, micro-batches of 4", "token, packed", "sequence, packed")
-WORKER = f"""
-from adapters.verl import engine_worker as worker
-worker.OVERRIDES = tuple(
-    o.replace("param_dtype:fp32", "param_dtype:{DTYPE}")
-    for o in worker.OVERRIDES
-    if {not ON_GPU} or o != "trainer.device=cpu"
-)
-worker.main()
-"""
 Popen = subprocess.Popen
 
 
@@ -34,13 +24,19 @@ def popen_on_gpu(command: list[str], *, env: dict[str, str], **arguments: object
     if ON_GPU:
         env = {k: v for k, v in env.items() if k not in ("VERL_ENGINE_DEVICE", "VERL_USE_EXTERNAL_MODULES")}
         env |= {"VERL_PLATFORM": "nvidia", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "RAY_LOCAL_WORLD_SIZE": "1"}
-    return Popen([sys.executable, "-c", WORKER, command[-1]], env=env, **arguments)
+    return Popen(command, env=env, **arguments)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep one rank, and prepare the module before its parameters are used."""
+    from adapters.verl import engine_worker as worker
     from adapters.verl import test_engine_worker as test
 
+    worker.OVERRIDES = tuple(
+        override.replace("param_dtype:fp32", f"param_dtype:{DTYPE}")
+        for override in worker.OVERRIDES
+        if not ON_GPU or override != "trainer.device=cpu"
+    )
     if ON_GPU and not torch.cuda.is_available():
         for item in items:
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device here"))

@@ -1,5 +1,6 @@
 """The GPU recipes against real verl: what they compose, for every ALGO."""
 
+import functools
 import json
 import os
 import re
@@ -67,15 +68,18 @@ def arguments_of(tmp_path_factory):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def composed(arguments_of):
+    """composed(recipe, ALGO="lad", ...): what verl composes of a recipe; the same object for the same arguments."""
+
+    @functools.cache
     def run(recipe: str, *overrides: str, **variables: str):
         arguments = arguments_of(recipe, *overrides, **variables)
         with initialize_config_module("verl.trainer.config", version_base=None):
             return compose("ppo_trainer", overrides=[one for one in arguments if not one.startswith("hydra.")])
 
-    yield run
     GlobalHydra.instance().clear()
+    return run
 
 
 def flat(node, prefix=""):
@@ -87,7 +91,7 @@ def flat(node, prefix=""):
 @pytest.mark.parametrize("algo", LOSS_MODE)
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
 def test_a_recipe_composes_and_passes_verls_own_validation_and_dataclasses(recipe, algo, composed):
-    config = composed(recipe, ALGO=algo)
+    config = composed(recipe, ALGO=algo, RUN_DIR="run")
     validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     assert actor.policy_loss.loss_mode == LOSS_MODE[algo]
@@ -150,10 +154,10 @@ def test_the_anchored_variant_takes_its_own_temperature_and_switches_in_reward_k
     config = composed("run_qwen_math", ALGO="lad_anchored")
     assert config.algorithm.lad.eta == config.algorithm.kl_ctrl.kl_coef == 0.125
     assert config.algorithm.use_kl_in_reward
-    assert (config.algorithm.lad.divergence, config.algorithm.lad.alpha) == ("alpha", 0.8)
+    assert (config.algorithm.lad.divergence, config.algorithm.lad.ratio) == ("js", "sequence")
     assert config.actor_rollout_ref.actor.ppo_epochs == 4
-    config = composed("run_qwen_math", ALGO="lad_anchored", ETA="0.5", DIVERGENCE="js")
-    assert (config.algorithm.kl_ctrl.kl_coef, config.algorithm.lad.divergence) == (0.5, "js")
+    config = composed("run_qwen_math", ALGO="lad_anchored", ETA="0.5", DIVERGENCE="kl")
+    assert (config.algorithm.kl_ctrl.kl_coef, config.algorithm.lad.divergence) == (0.5, "kl")
     config = composed("run_qwen_math", ANCHOR="reference", ETA="0.5")
     assert config.algorithm.lad.eta == config.algorithm.kl_ctrl.kl_coef == 0.5
 

@@ -453,7 +453,7 @@ def test_missing_runs_are_said(study):
     missing = {"main-path-lad-seed1", "hard_long-long_path-lad-seed0"}
     text = study.analyse.status_section(made_results(study, missing), ["x"], plan)
     assert "| main | path | 20 of 21 | lad (seed 1) |" in text
-    assert "| hard_long | long_path | 3 of 4 | lad (seed 0) |" in text
+    assert "| hard_long | long_path | 4 of 5 | lad (seed 0) |" in text
     assert "no run of plan.py as it stands: x" in text
     assert "| main | path | 0 of 21 |" in study.analyse.report({}, [], plan)
 
@@ -475,7 +475,7 @@ def test_all_tables_and_figures_come_from_a_whole_study_and_are_small(study, tmp
     ):
         assert line_head in text
     assert "+0.00 [+0.00, +0.00] (9 of 9 pairs)" in text
-    assert set(study.analyse.COLOURS) == set(study.plan.MAIN)
+    assert set(study.analyse.COLOURS) == {*study.plan.MAIN, *study.plan.HARD_METHODS}
 
 
 def test_the_front_has_the_points_that_no_other_beats_in_both(study):

@@ -1,15 +1,15 @@
 """One rank of verl's own actor worker (FSDP2 over gloo, on CPU), without Ray and without a rollout server.
 
 `python -m adapters.verl.engine_worker DIRECTORY`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. DIRECTORY
-holds the model, `batch.pt` and `cases.json`; rank 0 leaves `results-WORLD_SIZE.pt` there: for each case what `run`
+holds the model, `batch.pt` and `cases.pkl`; rank 0 leaves `results-WORLD_SIZE.pt` there: for each case what `run`
 returns.
 """
 
-import json
 import os
+import pickle
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,13 @@ def _worker_batch(batch: dict[str, torch.Tensor], rows: list[int], case: Case) -
     return data
 
 
-def run(case: Case, directory: Path) -> dict[str, Any]:
+def run(case: Case, whole_config: DictConfig, directory: Path) -> dict[str, Any]:
     """Builds a worker and has it train on its rows of the batch.
 
     Returns:
         gradients: of each update, by parameter, whole; before, after: the parameters; metrics: verl's.
     """
-    config = compose_case(case, directory).actor_rollout_ref
+    config = whole_config.actor_rollout_ref
     batch = torch.load(directory / "batch.pt")
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     batch_size = len(batch["responses"])
@@ -159,16 +159,18 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
     }
 
 
-def write_cases(cases: Sequence[Case], directory: Path) -> None:
-    """For the ranks to read."""
-    (directory / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
+def write_cases(cases: Sequence[Case], directory: Path) -> dict[str, DictConfig]:
+    """For the ranks to read, and composed once for all of them; returns the configurations by case."""
+    configs = {case.name: compose_case(case, directory) for case in cases}
+    (directory / "cases.pkl").write_bytes(pickle.dumps([(case, configs[case.name]) for case in cases]))
+    return configs
 
 
 def main() -> None:
     directory = Path(sys.argv[1])
     torch.set_num_threads(1)
-    cases = [Case(**record) for record in json.loads((directory / "cases.json").read_text())]
-    results = {case.name: run(case, directory) for case in cases}
+    cases = pickle.loads((directory / "cases.pkl").read_bytes())
+    results = {case.name: run(case, config, directory) for case, config in cases}
     if os.environ["RANK"] == "0":
         torch.save(results, directory / f"results-{os.environ['WORLD_SIZE']}.pt")
     torch.distributed.barrier()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2ForCausalLM
 from verl.trainer.ppo.core_algos import agg_loss, kl_penalty
@@ -23,7 +24,7 @@ from verl_lad.adapters.verl.checks import MATCHING_AGG_MODE
 from verl_lad.adapters.verl.policy_loss import METRIC_NAMES
 from verl_lad.adapters.verl.presets import read_settings
 
-from .engine_worker import ROLLOUT_N, Case, compose_case, write_cases
+from .engine_worker import ROLLOUT_N, Case, write_cases
 
 REPOSITORY = Path(__file__).parents[3]
 sys.path.insert(0, str(REPOSITORY / "recipes" / "study"))
@@ -203,12 +204,17 @@ def directory(tmp_path_factory) -> Path:
     accepted = batch["accepted"].sum(-1) > 0
     assert 0 < accepted.sum() < (response_mask.sum(-1) > 0).sum()
     torch.save(batch, directory / "batch.pt")
-    write_cases([*CASES, *UNSCALED, SPOILT], directory)
     return directory
 
 
 @pytest.fixture(scope="module")
-def results(directory) -> dict[int, dict]:
+def configs(directory) -> dict[str, DictConfig]:
+    """By case, and written for the ranks."""
+    return write_cases([*CASES, *UNSCALED, SPOILT], directory)
+
+
+@pytest.fixture(scope="module")
+def results(directory, configs) -> dict[int, dict]:
     """By number of ranks, then by case."""
     found = {}
     for world_size in WORLD_SIZES:
@@ -251,10 +257,9 @@ def results(directory) -> dict[int, dict]:
 
 
 def updates(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor], case: Case, directory: Path
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], case: Case, config: DictConfig
 ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     """The gradient of each update and the parameters after the last, by the formulas."""
-    config = compose_case(case, directory)
     actor, settings = config.actor_rollout_ref.actor, read_settings(config.algorithm.lad)
     batch = batch | {name: batch[source] for name, source in case.fields.items()}
     size = actor.ppo_mini_batch_size * ROLLOUT_N
@@ -308,13 +313,13 @@ def batch(directory) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES, ids=["1 rank", "2 ranks"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_the_gradient_is_that_of_the_global_batch(case, world_size, directory, batch, results):
+def test_the_gradient_is_that_of_the_global_batch(case, world_size, directory, batch, configs, results):
     result = results[world_size][case.name]
     model = Qwen2ForCausalLM.from_pretrained(directory / "model", dtype=torch.float64)
     if "LoRA" in case.name:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
         model.load_state_dict({n: p.double() for n, p in result["before"].items()}, strict=False)
-    gradients, after = updates(model, batch, case, directory)
+    gradients, after = updates(model, batch, case, configs[case.name])
     assert len(result["gradients"]) == len(gradients)
     for ours, expected in zip(result["gradients"], gradients, strict=True):
         assert_close(ours, expected)
