@@ -160,7 +160,7 @@ def run(case: Case, whole_config: DictConfig, directory: Path) -> dict[str, Any]
 
 
 def write_cases(cases: Sequence[Case], directory: Path) -> dict[str, DictConfig]:
-    """For the ranks to read, and composed once for all of them; returns the configurations by case."""
+    """Composes each case once and writes them for the ranks; returns the configurations by case."""
     configs = {case.name: compose_case(case, directory) for case in cases}
     (directory / "cases.pkl").write_bytes(pickle.dumps([(case, configs[case.name]) for case in cases]))
     return configs

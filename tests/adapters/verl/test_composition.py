@@ -154,6 +154,7 @@ def test_what_the_user_sets_wins_over_a_preset(compose_config):
         *DIVERSE,
         "algorithm.lad.eta=0.5",
         "actor_rollout_ref.actor.ppo_epochs=2",
+        "actor_rollout_ref.rollout.n=4",
     )
     assert config.algorithm.kl_ctrl.kl_coef == config.algorithm.lad.eta == 0.5
     assert config.actor_rollout_ref.actor.ppo_epochs == 2

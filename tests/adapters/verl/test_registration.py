@@ -18,7 +18,7 @@ TIME_LIMIT = 280
 """Seconds for a process that imports verl: a net, not an expectation."""
 
 PRELOADED = ["torch", "transformers", "ray", "tensordict", "hydra", "pandas"]
-"""What verl imports: most of the time of `import verl`, which each test here needs."""
+"""Modules that verl imports, and that take most of the time of `import verl`; the tests' processes begin with them."""
 
 FIRST = ["verl", *(f"verl_lad.adapters.verl.{module}" for module in ("plugin", "settings", "policy_loss"))]
 FOUND = """
@@ -58,8 +58,10 @@ assert not {{"verl", "verl_lad"}} & set(sys.modules)
         process = context.Process(target=exec, args=(begin + code, {}))
         process.start()
         process.join(TIME_LIMIT)
+        ended = not process.is_alive()
         process.kill()
         process.join()
+        assert ended, f"not at its end after {TIME_LIMIT} s: {outputs[1].read_text()[-2000:]}"
         return subprocess.CompletedProcess(code, process.exitcode, *(output.read_text() for output in outputs))
 
 
