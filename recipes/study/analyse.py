@@ -410,7 +410,7 @@ def draw(axes: Axes, runs: Sequence[Curve], x: str, y: str, method: str) -> None
 
 
 def draw_figure(curves: Curves, groups: dict[str, str], methods: Iterable[str], rows: Any, path: Path) -> None:
-    """Draw a column for each title: (group, task) and a row for each (x, y), with every method."""
+    """Draw a column for each title: (group, task) and a row for each (x, y); without a group, a method's own."""
     with rc_context(STYLE):
         figure = Figure(figsize=(9.5, 0.55 + 2.75 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), len(groups), squeeze=False)
@@ -419,8 +419,7 @@ def draw_figure(curves: Curves, groups: dict[str, str], methods: Iterable[str], 
             for axes, (x, y) in zip(column, rows, strict=True):
                 axes.set(xlabel=LABELS[x], ylabel=LABELS[y])
                 for method in methods:
-                    in_sweep = group == "main" and method not in MAIN
-                    if runs := of_seeds(curves, "sweep" if in_sweep else group, task, method):
+                    if runs := of_seeds(curves, group or seeded()[method][0], task, method):
                         draw(axes, runs, x, y, method)
                 axes.set_ylim(bottom=0)
         handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -460,7 +459,7 @@ def draw_ends(curves: Curves, path: Path) -> None:
 def draw_figures(curves: Curves, directory: Path) -> None:
     """Write end.png, frontier.png, learning.png and hard.png."""
     directory.mkdir(parents=True, exist_ok=True)
-    main = {task: ("main", task) for task in TASKS}
+    main = {task: ("", task) for task in TASKS}
     hard = {f"{group.removeprefix('hard_')} ({task})": (group, task) for group, task in HARD_TASKS.items()}
     frontier, learning, sharing = ("mean_accuracy", "share"), ("samples", "mean_accuracy"), ("samples", "share")
     draw_ends(curves, directory / "end.png")

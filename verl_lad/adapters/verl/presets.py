@@ -35,6 +35,7 @@ def anchored_values(settings: LADConfig) -> dict[str, Any]:
 
 
 WHEN_ANCHORED = tuple(anchored_values(LADConfig()))
+"""verl's keys that algorithm.lad.anchor=reference sets."""
 
 
 def read_settings(section: Any, prefix: str = f"{SECTION}.") -> LADConfig:
