@@ -16,7 +16,21 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from plan import BESIDE, COST_PAIRS, HARD, HARD_METHODS, MAIN, SEEDS, SWEEPS, TASKS, Run, Setting, all_runs
+from plan import (
+    BESIDE,
+    COST_PAIRS,
+    HARD,
+    HARD_METHODS,
+    LONGER_METHODS,
+    LONGER_STEPS,
+    MAIN,
+    SEEDS,
+    SWEEPS,
+    TASKS,
+    Run,
+    Setting,
+    all_runs,
+)
 from results import RESULTS, packed_file
 
 from verl_lad.evaluation import bootstrap_mean, paired_bootstrap_difference
@@ -319,6 +333,26 @@ def sweep_section(curves: Curves) -> str:
     return text
 
 
+def longer_section(curves: Curves) -> str:
+    """Give accuracy and share after half and all of LONGER_STEPS."""
+    rows = []
+    for task in TASKS:
+        for method in LONGER_METHODS:
+            cells = ["no run", ""]
+            for run in of_seeds(curves, "longer", task, method):
+                middle = len(run.records) // 2 + 1
+                ends = [(values[:middle], values) for values in (run.mean_accuracy, run.share)]
+                cells = [f"{end(accuracy):.3f} / {end(share):.2f}" for accuracy, share in zip(*ends, strict=True)]
+            rows.append([task, method, *cells])
+    head = ("task", "setting", *(f"after {steps} steps" for steps in (LONGER_STEPS // 2, LONGER_STEPS)))
+    return f"""\
+## Twice the budget
+
+Accuracy / share within one run of {LONGER_STEPS} steps, seed 0.
+
+{table(head, rows)}"""
+
+
 def cost_section(curves: Curves) -> str:
     """Compare median seconds a step and the actor's peak memory, by pair of runs."""
     rows = []
@@ -395,7 +429,7 @@ def report(curves: Curves, others: Sequence[str], plan: Sequence[Run]) -> str:
             paired_section(curves),
             end_section(curves),
         ]
-        sections += [sweep_section(curves), cost_section(curves), health_section(curves)]
+        sections += [sweep_section(curves), longer_section(curves), cost_section(curves), health_section(curves)]
     return "\n".join(sections)
 
 

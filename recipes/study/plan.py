@@ -105,6 +105,7 @@ SWEEPS = {
     "balanced-alpha0.8": Setting(anchored("balanced", DIVERGENCE="alpha"), ALPHA, seeds=SEEDS),
     "balanced-js-epochs4": Setting(anchored("balanced"), epochs(4), seeds=SEEDS),
     "balanced-alpha0.8-epochs4": Setting(anchored("balanced", DIVERGENCE="alpha"), (*ALPHA, *epochs(4)), seeds=SEEDS),
+    "balanced-kl": Setting(anchored("balanced", DIVERGENCE="kl")),
     "dro-0.25": Setting({"ALGO": "dro", "DRO_BETA": "0.25"}),
     "grpo-epochs4": Setting(MAIN["grpo"].env, epochs(4)),
     "grpo_kl-0.125-nostd": Setting(MAIN["grpo_kl"].env, ("algorithm.norm_adv_by_std_in_grpo=False",)),
@@ -119,6 +120,10 @@ HARD: dict[str, dict[str, Any]] = {
     "long": {"task": "long_path"},
 }
 HARD_METHODS = ("grpo", "mass_one", "grpo_kl", "lad", "balanced-js-epochs4")
+
+# What twice the budget brings.
+LONGER_METHODS = ("balanced-js-epochs4", "grpo_kl", "grpo")
+LONGER_STEPS = 120
 
 # What LAD costs beside what it replaces: the pairs take turns within one launch on a machine that does nothing else.
 COST_PAIRS = (("lad", "grpo"), ("mass_one", "grpo_kl"))
@@ -136,6 +141,11 @@ def all_runs() -> list[Run]:
         for case, change in HARD.items()
         for method in HARD_METHODS
     ]
+    longer = [
+        settings[method].run("longer", method, task, seed=0, steps=LONGER_STEPS)
+        for task in TASKS
+        for method in LONGER_METHODS
+    ]
     cost = [
         settings[method].run("cost", method, "digits", seed, steps=20, measure_every=1)
         for seed in SEEDS
@@ -144,4 +154,4 @@ def all_runs() -> list[Run]:
     ]
     main, *more_main = (comparison("main", MAIN, seed) for seed in SEEDS)
     sweeps = [run for seed in SEEDS for run in comparison("sweep", SWEEPS, seed)]
-    return [*main, *hard, *(run for part in more_main for run in part), *sweeps, *cost]
+    return [*main, *hard, *(run for part in more_main for run in part), *sweeps, *longer, *cost]

@@ -446,10 +446,17 @@ def test_the_cost_is_the_median_ratio_of_step_times_after_the_warm_up_and_of_pea
     assert "| mass_one / grpo_kl | 0 | no run | no run | no run |" in text
 
 
+def test_a_longer_run_is_given_at_half_its_steps_and_at_its_end(study):
+    made = curve(study, [0.4, *[0.6] * 6, *[0.9] * 6], [1.0, *[0.8] * 6, *[0.5] * 6])
+    text = study.analyse.longer_section({("longer", "path", "grpo", 0): made})
+    assert "| path | grpo | 0.600 / 0.80 | 0.900 / 0.50 |" in text
+    assert "| path | grpo_kl | no run |  |" in text
+
+
 def test_missing_runs_are_said(study):
     plan = study.plan.all_runs()
     everything = study.analyse.status_section(made_results(study), [], plan)
-    assert everything.count("| none |") == 10
+    assert everything.count("| none |") == 13
     missing = {"main-path-lad-seed1", "hard_long-long_path-lad-seed0"}
     text = study.analyse.status_section(made_results(study, missing), ["x"], plan)
     assert "| main | path | 20 of 21 | lad (seed 1) |" in text
