@@ -104,7 +104,8 @@ def start(directory: Path, script: str, **variables: str) -> subprocess.Popen:
     stand_in.write_text(script)
     settings = {"OUTPUT_DIR": str(directory / "out"), "RECORDED": str(RECORDED), "STEPS": "3", **variables}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(DEMO.parent), str(stand_in)],
+        # as from a terminal, even where the tests run in the background and inherit signals that are ignored
+        ["env", "--default-signal", sys.executable, "-c", PROGRAM, str(DEMO.parent), str(stand_in)],
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
