@@ -341,8 +341,7 @@ def longer_section(curves: Curves) -> str:
             cells = ["no run", ""]
             for run in of_seeds(curves, "longer", task, method):
                 middle = len(run.records) // 2 + 1
-                ends = [(values[:middle], values) for values in (run.mean_accuracy, run.share)]
-                cells = [f"{end(accuracy):.3f} / {end(share):.2f}" for accuracy, share in zip(*ends, strict=True)]
+                cells = [f"{end(run.mean_accuracy[:n]):.3f} / {end(run.share[:n]):.2f}" for n in (middle, None)]
             rows.append([task, method, *cells])
     head = ("task", "setting", *(f"after {steps} steps" for steps in (LONGER_STEPS // 2, LONGER_STEPS)))
     return f"""\

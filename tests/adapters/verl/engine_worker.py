@@ -67,13 +67,6 @@ class Case:
     spoilt: str = ""
 
 
-def compose_case(case: Case, directory: Path) -> DictConfig:
-    """The whole configuration."""
-    return compose_verl(
-        "ppo_trainer", [*OVERRIDES, f"actor_rollout_ref.model.path={directory / 'model'}", *case.overrides]
-    )
-
-
 def rows_of(rank: int, world_size: int, batch_size: int, mini_batches: int) -> list[int]:
     """Of each mini-batch a rank has every world_size-th row, so that its rows are not its neighbours' in any way."""
     size = batch_size // mini_batches
@@ -108,13 +101,15 @@ def _worker_batch(batch: dict[str, torch.Tensor], rows: list[int], case: Case) -
     return data
 
 
-def run(case: Case, whole_config: DictConfig, directory: Path) -> dict[str, Any]:
+def run(case: Case, config: DictConfig, directory: Path) -> dict[str, Any]:
     """Builds a worker and has it train on its rows of the batch.
+
+    Args:
+        config: the case's actor_rollout_ref.
 
     Returns:
         gradients: of each update, by parameter, whole; before, after: the parameters; metrics: verl's.
     """
-    config = whole_config.actor_rollout_ref
     batch = torch.load(directory / "batch.pt")
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     batch_size = len(batch["responses"])
@@ -161,8 +156,9 @@ def run(case: Case, whole_config: DictConfig, directory: Path) -> dict[str, Any]
 
 
 def write_cases(cases: Sequence[Case], directory: Path) -> dict[str, DictConfig]:
-    """Composes each case once and writes them for the ranks; returns the configurations by case."""
-    configs = {case.name: compose_case(case, directory) for case in cases}
+    """Composes each case once and writes them for the ranks; returns the whole configurations by case."""
+    common = [*OVERRIDES, f"actor_rollout_ref.model.path={directory / 'model'}"]
+    configs = {case.name: compose_verl("ppo_trainer", [*common, *case.overrides]) for case in cases}
     (directory / "cases.pkl").write_bytes(pickle.dumps([(case, configs[case.name]) for case in cases]))
     return configs
 
@@ -172,7 +168,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = pickle.loads((directory / "cases.pkl").read_bytes())
     gc.freeze()  # each init_model has the garbage collector walk all that is loaded: a second a case
-    results = {case.name: run(case, config, directory) for case, config in cases}
+    results = {case.name: run(case, config.actor_rollout_ref, directory) for case, config in cases}
     if os.environ["RANK"] == "0":
         torch.save(results, directory / f"results-{os.environ['WORLD_SIZE']}.pt")
     torch.distributed.barrier()
